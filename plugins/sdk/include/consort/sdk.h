@@ -1,0 +1,110 @@
+/* Helpers for those who write a plugin: the parts of the contract that do not depend on the chip.
+ * A static library linked into the plugin (consort-sdk); a plugin may use all, some or none.
+ *
+ *   timeline   the semaphore of the ABI, for drivers without one
+ *   queue      the stream of the ABI, for drivers that cannot wait before a signal: a thread takes
+ *              commands in order and submits each when its waits are over (deferred submission)
+ *   ops        a deep, checked copy of an op list, to enqueue or to replay
+ */
+#ifndef CONSORT_SDK_H
+#define CONSORT_SDK_H
+
+#include <stddef.h>
+
+#include "consort/plugin.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors and structs ---- */
+
+/* Fills *error (may be NULL; never past its struct_size) and returns code. */
+cs_status cs_sdk_error(cs_error *error, cs_status code, int64_t vendor_code, const char *format,
+                       ...) __attribute__((format(printf, 4, 5)));
+
+/* The size rule of docs/abi.md: copies a struct from the other side into *to of to_bytes, zeroing
+ * what the sender does not know; CS_UNSUPPORTED when it has non-zero bytes beyond to_bytes. */
+cs_status cs_sdk_struct_read(void *to, uint32_t to_bytes, const void *from, cs_error *error);
+
+/* The same rule for an output: writes at most the size in the receiver's struct_size, leaves that
+ * field as it is. `from` is a whole struct of from_bytes as this side knows it. */
+void cs_sdk_struct_write(void *to, const void *from, uint32_t from_bytes);
+
+/* Picks the ABI version and fills *plugin; `table` as in cs_plugin. For cs_plugin_query. */
+cs_status cs_sdk_query(const cs_host *host, cs_plugin *plugin, const char *name,
+                       const char *version, const char *vendor,
+                       const void *(*table)(uint32_t id, uint32_t revision));
+
+/* ---- tensors ---- */
+
+/* Rows and elements a row, by the rule of cs_tensor (rank 1 is one row). */
+uint64_t cs_sdk_tensor_rows(const cs_tensor *tensor);
+uint64_t cs_sdk_tensor_columns(const cs_tensor *tensor);
+/* Bytes of n contiguous elements; 0 for an unknown dtype or a broken block. */
+uint64_t cs_sdk_dtype_bytes(uint32_t dtype, uint64_t n);
+/* Bytes from one row to the next, the dense distance where row_stride_bytes is 0. */
+uint64_t cs_sdk_tensor_stride(const cs_tensor *tensor);
+
+/* ---- timeline ---- */
+
+typedef struct cs_sdk_timeline cs_sdk_timeline;
+
+cs_sdk_timeline *cs_sdk_timeline_create(const cs_host *host, uint64_t initial);
+void cs_sdk_timeline_destroy(cs_sdk_timeline *timeline);
+cs_status cs_sdk_timeline_query(cs_sdk_timeline *timeline, uint64_t *value, cs_error *error);
+cs_status cs_sdk_timeline_wait(cs_sdk_timeline *timeline, uint64_t value, uint64_t timeout_us,
+                               cs_error *error);
+cs_status cs_sdk_timeline_signal(cs_sdk_timeline *timeline, uint64_t value);
+/* Stores the first reason given; later ones change nothing. */
+cs_status cs_sdk_timeline_fail(cs_sdk_timeline *timeline, const cs_error *reason);
+
+/* ---- queue ---- */
+
+typedef struct cs_sdk_queue cs_sdk_queue;
+
+/* A command: runs on the queue's thread, in order. `payload` is the queue's copy. A failure
+ * poisons the queue with its error. */
+typedef cs_status (*cs_sdk_command)(void *context, void *payload, cs_error *error);
+
+typedef struct cs_sdk_queue_options {
+  void *context; /* first argument of every command */
+  /* Optional: called before a signal is given; returns when everything the commands handed to the
+   * driver is done and visible. */
+  cs_status (*drain)(void *context, cs_error *error);
+  /* Optional: frees what a payload owns, after the command or when it is dropped. */
+  void (*release)(void *context, cs_sdk_command command, void *payload);
+} cs_sdk_queue_options;
+
+cs_sdk_queue *cs_sdk_queue_create(const cs_host *host, const cs_sdk_queue_options *options);
+/* Drops commands that have not started, waits up to 2 s for the one that has; then the queue
+ * frees itself when that one ends. */
+void cs_sdk_queue_destroy(cs_sdk_queue *queue);
+/* Copies payload_bytes (at most 64 KiB) and returns at once. CS_OUT_OF_MEMORY or the poison. */
+cs_status cs_sdk_queue_push(cs_sdk_queue *queue, cs_sdk_command command, const void *payload,
+                            size_t payload_bytes, cs_error *error);
+cs_status cs_sdk_queue_wait(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint64_t value,
+                            cs_error *error);
+cs_status cs_sdk_queue_signal(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint64_t value,
+                              cs_error *error);
+
+/* ---- ops ---- */
+
+/* A copy of an op list, normalised to this header's struct sizes, shared by reference count. */
+typedef struct cs_sdk_ops {
+  uint32_t n_ops;
+  const cs_op *ops; /* operands and params point into the same allocation; params are never
+                       NULL for an op that has them */
+} cs_sdk_ops;
+
+/* Checks ids, operand counts and struct sizes. */
+cs_status cs_sdk_ops_create(const cs_host *host, const cs_op *ops, uint32_t n_ops,
+                            uint32_t op_stride, cs_sdk_ops **out, cs_error *error);
+void cs_sdk_ops_retain(cs_sdk_ops *ops);
+void cs_sdk_ops_release(cs_sdk_ops *ops);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
