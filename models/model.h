@@ -1,0 +1,80 @@
+/* A model: what the file says about architecture and weights. Opening reads metadata only; weight
+ * bytes are touched when a device packs them. */
+#ifndef MODELS_MODEL_H
+#define MODELS_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "consort/plugin.h"
+
+typedef struct cs_model cs_model; /* shared: retain and release; immutable and free-threaded */
+typedef struct cs_tokenizer cs_tokenizer;
+
+typedef struct cs_model_config {
+  char architecture[32]; /* "llama" */
+  char name[96];
+  uint32_t n_layers;
+  uint32_t n_embd;
+  uint32_t n_heads;
+  uint32_t n_kv_heads;
+  uint32_t k_width; /* elements of a key (and query) head */
+  uint32_t v_width;
+  uint32_t n_ff;
+  uint32_t n_vocab;
+  uint32_t n_context; /* tokens the model was made for */
+  uint32_t n_rot;
+  uint32_t rope_mode; /* CS_ROPE_* */
+  float rope_base;
+  float rope_magnitude;
+  float norm_epsilon;
+  bool tied_embeddings;
+} cs_model_config;
+
+/* One weight. Matrices are packed by each device that needs them; vectors are plain F32. */
+typedef struct cs_model_weight {
+  const char *name;
+  uint32_t dtype;
+  uint32_t usage; /* CS_USAGE_*; 0 for plain weights, which are uploaded as they are */
+  uint32_t rank;
+  uint64_t dims[CS_MAX_RANK];
+  const void *data; /* borrowed from the model */
+  uint64_t bytes;
+  int32_t layer; /* -1 outside the layers */
+} cs_model_weight;
+
+/* CS_UNSUPPORTED names the architecture or tensor type, CS_CORRUPT the tensor or key that is
+ * missing or has the wrong shape; all name the file. */
+cs_status cs_model_open(const char *path, cs_model **out, cs_error *error);
+
+/* A model of seeded random weights in memory, for benchmarks: shape "llama-1b" (16 layers, 2048
+ * wide, 32 heads, 8 KV heads, FFN 8192, vocabulary 32000), "llama-8b", "llama-tiny"; matrices in
+ * `dtype`. It has no tokenizer. */
+cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, cs_model **out,
+                              cs_error *error);
+void cs_model_retain(cs_model *model);
+void cs_model_release(cs_model *model);
+
+const cs_model_config *cs_model_get_config(const cs_model *model);
+const char *cs_model_path(const cs_model *model);
+uint64_t cs_model_file_bytes(const cs_model *model);
+/* The name of the most frequent matrix format by bytes: "q8_0". */
+const char *cs_model_format(const cs_model *model);
+/* Equal for equal metadata and weights directory: compared before KV moves between two holders. */
+uint64_t cs_model_fingerprint(const cs_model *model);
+
+/* Weights are numbered; the numbers are the keys of CS_VALUE_WEIGHT in op lists. They include
+ * tables that the model computes itself, such as RoPE's inverse frequencies. */
+size_t cs_model_n_weights(const cs_model *model);
+const cs_model_weight *cs_model_weight_at(const cs_model *model, size_t key);
+/* Parameters in matrices that every token passes (2 FLOP each), and bytes of all weights. */
+uint64_t cs_model_matmul_parameters(const cs_model *model);
+uint64_t cs_model_weight_bytes(const cs_model *model);
+/* Bytes of KV cache for one token over all layers. */
+uint64_t cs_model_kv_bytes_per_token(const cs_model *model, uint32_t kv_dtype);
+
+/* Borrowed; NULL for a model without one. */
+const cs_tokenizer *cs_model_tokenizer(const cs_model *model);
+
+#endif
