@@ -24,7 +24,8 @@ cs_status cs_sdk_error(cs_error *error, cs_status code, int64_t vendor_code, con
                        ...) __attribute__((format(printf, 4, 5)));
 
 /* The size rule of docs/abi.md: copies a struct from the other side into *to of to_bytes, zeroing
- * what the sender does not know; CS_UNSUPPORTED when it has non-zero bytes beyond to_bytes. */
+ * what the sender does not know and setting struct_size to to_bytes; CS_UNSUPPORTED when it has
+ * non-zero bytes beyond to_bytes. */
 cs_status cs_sdk_struct_read(void *to, uint32_t to_bytes, const void *from, cs_error *error);
 
 /* The same rule for an output: writes at most the size in the receiver's struct_size, leaves that
@@ -74,13 +75,21 @@ typedef struct cs_sdk_queue_options {
   cs_status (*drain)(void *context, cs_error *error);
   /* Optional: frees what a payload owns, after the command or when it is dropped. */
   void (*release)(void *context, cs_sdk_command command, void *payload);
+  /* Optional: called once on the queue's thread before its first command. */
+  void (*start)(void *context);
+  /* Optional: called last, from whichever thread, when nothing uses context any more: frees it. */
+  void (*finish)(void *context);
 } cs_sdk_queue_options;
 
+/* NULL when memory or threads are exhausted; `finish` has then not been called. */
 cs_sdk_queue *cs_sdk_queue_create(const cs_host *host, const cs_sdk_queue_options *options);
-/* Drops commands that have not started, waits up to 2 s for the one that has; then the queue
- * frees itself when that one ends. */
+/* Drops commands that have not started and fails the timelines of dropped signals with
+ * CS_CANCELLED; waits up to 2 s for the command that has started. If that one takes longer, the
+ * queue frees itself when it ends. NULL is fine. */
 void cs_sdk_queue_destroy(cs_sdk_queue *queue);
-/* Copies payload_bytes (at most 64 KiB) and returns at once. CS_OUT_OF_MEMORY or the poison. */
+/* Copies payload_bytes (at most 64 KiB) and returns at once. CS_OUT_OF_MEMORY or the poison; on
+ * failure `release` is not called. Waits and signals are accepted on a poisoned queue: a signal
+ * fails its timeline with the poison. Both keep the timeline alive until they are done. */
 cs_status cs_sdk_queue_push(cs_sdk_queue *queue, cs_sdk_command command, const void *payload,
                             size_t payload_bytes, cs_error *error);
 cs_status cs_sdk_queue_wait(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint64_t value,
@@ -90,6 +99,9 @@ cs_status cs_sdk_queue_signal(cs_sdk_queue *queue, cs_sdk_timeline *timeline, ui
 
 /* ---- ops ---- */
 
+/* "matmul" for CS_OP_MATMUL; "?" outside the op table. */
+const char *cs_sdk_op_name(uint32_t id);
+
 /* A copy of an op list, normalised to this header's struct sizes, shared by reference count. */
 typedef struct cs_sdk_ops {
   uint32_t n_ops;
@@ -97,7 +109,8 @@ typedef struct cs_sdk_ops {
                        NULL for an op that has them */
 } cs_sdk_ops;
 
-/* Checks ids, operand counts and struct sizes. */
+/* Checks ids, operand counts, ranks, that params are there, and struct sizes; the error's op_index
+ * names the op. The result starts with one reference. */
 cs_status cs_sdk_ops_create(const cs_host *host, const cs_op *ops, uint32_t n_ops,
                             uint32_t op_stride, cs_sdk_ops **out, cs_error *error);
 void cs_sdk_ops_retain(cs_sdk_ops *ops);
