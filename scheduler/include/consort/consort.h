@@ -1,0 +1,329 @@
+/* libconsort: run one language model with its prefill and its decode on devices of your choice.
+ *
+ *   consort_runtime *runtime;                      plugins and devices
+ *   consort_model *model;                          what a file says; weights are loaded later
+ *   consort_session *session;                      a model placed on devices, ready to generate
+ *
+ * Every function that can fail returns cs_status and fills `error` (may be NULL) with one line.
+ * Option structs start with struct_size; zero-initialise, set struct_size and what you need, or
+ * pass NULL for the defaults. Strings are UTF-8. Objects are used by one thread at a time unless
+ * said otherwise; a runtime is free-threaded. Destroying NULL is fine. Destroy sessions before
+ * their model and models before their runtime. */
+#ifndef CONSORT_CONSORT_H
+#define CONSORT_CONSORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "consort/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CONSORT_API __attribute__((visibility("default")))
+
+typedef struct consort_runtime consort_runtime;
+typedef struct consort_model consort_model;
+typedef struct consort_plan consort_plan;
+typedef struct consort_session consort_session;
+
+/* "0.1.0", and the commit it was built from ("unknown" outside a checkout). Static. */
+CONSORT_API const char *consort_version(void);
+CONSORT_API const char *consort_commit(void);
+CONSORT_API void consort_abi_range(uint32_t *lowest, uint32_t *highest);
+/* "out of memory" for CS_OUT_OF_MEMORY. Static. */
+CONSORT_API const char *consort_status_name(cs_status status);
+/* Frees what this library allocated for the caller. */
+CONSORT_API void consort_free(void *pointer);
+
+/* ---- runtime and devices ---- */
+
+typedef struct consort_runtime_options {
+  uint32_t struct_size;
+  uint32_t log_level; /* 0 error, 1 warn, 2 info, 3 debug */
+  /* One line a call; NULL: standard error. From any thread, one at a time. */
+  void (*log)(void *user, uint32_t level, const char *line);
+  void *log_user;
+} consort_runtime_options;
+
+/* NULL options: warnings go to standard error. */
+CONSORT_API cs_status consort_runtime_create(const consort_runtime_options *options,
+                                             consort_runtime **out, cs_error *error);
+CONSORT_API void consort_runtime_destroy(consort_runtime *runtime);
+
+typedef struct consort_device_info {
+  uint32_t struct_size;
+  uint32_t index;   /* within its plugin */
+  const char *name; /* "cpu:0" */
+  const char *type; /* "cpu", "gpu", "accelerator" */
+  const char *description;
+  const char *driver;
+  const char *uuid; /* empty where there is none */
+  const char *memory_domain;
+  const char *compute_domain;
+  const char *dtypes;    /* "f32 f16 bf16 q8_0 q4_0": what weights may be */
+  const char *kv_dtypes; /* likewise for the KV cache */
+  uint64_t memory_bytes;
+  uint64_t memory_free_bytes; /* 0: unknown */
+  uint32_t concurrency;
+  uint32_t host_resident; /* 0 or 1 */
+  uint32_t software;      /* 1: a simulation, not a chip's own driver */
+} consort_device_info;
+
+typedef struct consort_plugin_info {
+  uint32_t struct_size;
+  uint32_t n_devices;
+  const char *name;
+  const char *version;
+  const char *vendor;
+  const char *manifest_path;
+  const char *library_path;
+  const char *failure; /* NULL when it started; else why it has no device, in one line */
+  const consort_device_info *devices;
+} consort_plugin_info;
+
+/* Every plugin found, started or not. *plugins is one allocation that owns everything in it: free
+ * with consort_free. */
+CONSORT_API cs_status consort_runtime_plugins(consort_runtime *runtime,
+                                              consort_plugin_info **plugins, size_t *n_plugins,
+                                              cs_error *error);
+
+/* ---- model ---- */
+
+/* Opens a model file: metadata only. */
+CONSORT_API cs_status consort_model_open(consort_runtime *runtime, const char *path,
+                                         consort_model **out, cs_error *error);
+/* Opens the tokenizer alone: any architecture, vocabulary-only files included. */
+CONSORT_API cs_status consort_model_open_vocabulary(consort_runtime *runtime, const char *path,
+                                                    consort_model **out, cs_error *error);
+/* Seeded random weights in memory, for benchmarks: "llama-tiny", "llama-1b", "llama-8b"; matrices
+ * in `format` ("q8_0", "q4_0", "f32", "f16", "bf16"). */
+CONSORT_API cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape,
+                                               const char *format, uint64_t seed,
+                                               consort_model **out, cs_error *error);
+CONSORT_API void consort_model_close(consort_model *model);
+
+typedef struct consort_model_info {
+  uint32_t struct_size;
+  uint32_t n_layers;
+  const char *path; /* strings are borrowed from the model */
+  const char *architecture;
+  const char *name;
+  const char *format;    /* of most matrix bytes */
+  const char *tokenizer; /* "llama"; empty where there is none */
+  uint32_t n_embd;
+  uint32_t n_heads;
+  uint32_t n_kv_heads;
+  uint32_t head_dim;
+  uint32_t n_ff;
+  uint32_t n_vocab;
+  uint32_t n_context;
+  uint32_t tied_embeddings; /* 0 or 1 */
+  uint64_t n_parameters;
+  uint64_t file_bytes;
+  uint64_t weight_bytes;
+  uint64_t kv_bytes_per_token_f16;
+  uint64_t fingerprint;
+  int32_t bos; /* -1: none */
+  int32_t eos;
+} consort_model_info;
+CONSORT_API cs_status consort_model_get_info(const consort_model *model, consort_model_info *out,
+                                             cs_error *error);
+
+typedef struct consort_tensor_info {
+  uint32_t struct_size;
+  uint32_t rank;
+  const char *name; /* borrowed from the model */
+  const char *dtype;
+  uint64_t dims[4]; /* outermost first */
+  uint64_t bytes;
+} consort_tensor_info;
+CONSORT_API size_t consort_model_n_tensors(const consort_model *model);
+CONSORT_API cs_status consort_model_tensor(const consort_model *model, size_t index,
+                                           consort_tensor_info *out, cs_error *error);
+
+/* special: 1 adds BOS and EOS as the file asks and reads special tokens in the text as such.
+ * *tokens is freed with consort_free. */
+CONSORT_API cs_status consort_tokenize(const consort_model *model, const char *text,
+                                       size_t text_bytes, uint32_t special, int32_t **tokens,
+                                       size_t *n_tokens, cs_error *error);
+/* The token's spelling in the vocabulary: borrowed; NULL outside it. */
+CONSORT_API const char *consort_token_piece(const consort_model *model, int32_t token);
+/* Text of tokens: NUL-terminated, freed with consort_free. */
+CONSORT_API cs_status consort_detokenize(const consort_model *model, const int32_t *tokens,
+                                         size_t n_tokens, char **text, size_t *text_bytes,
+                                         cs_error *error);
+
+/* ---- plan ---- */
+
+typedef struct consort_plan_options {
+  uint32_t struct_size;
+  uint32_t n_prompt_tokens; /* what a request is expected to be; 0: 512 */
+  uint32_t n_output_tokens; /* 0: 128 */
+  uint32_t n_context;       /* 0: prompt + output */
+  const char *devices;      /* NULL: all; else a list "cpu:0,opencl:0" to choose from */
+  const char *prefill;      /* NULL: choose */
+  const char *decode;       /* NULL: choose */
+  const char *kv_dtype;     /* NULL: "f16" */
+  double slo_ttft_ms;       /* 0: none */
+  double slo_tpot_ms;
+  uint32_t measure_again; /* 1: do not use cached measurements */
+  uint32_t reserved;
+} consort_plan_options;
+
+typedef struct consort_candidate {
+  uint32_t struct_size;
+  uint32_t chosen; /* 0 or 1 */
+  const char *prefill;
+  const char *decode;
+  double ttft_ms; /* predicted */
+  double tpot_ms;
+  double total_ms;       /* one request from prompt to last token */
+  double transfer_ms;    /* of ttft_ms, KV transfer that prefill does not hide */
+  uint64_t memory_bytes; /* weights and KV on both sides */
+  const char *note;      /* "does not fit", or empty */
+} consort_candidate;
+
+/* Measures each device briefly (cached by device and driver version) and chooses. */
+CONSORT_API cs_status consort_plan_create(consort_runtime *runtime, const consort_model *model,
+                                          const consort_plan_options *options, consort_plan **out,
+                                          cs_error *error);
+CONSORT_API void consort_plan_destroy(consort_plan *plan);
+CONSORT_API const char *consort_plan_prefill(const consort_plan *plan); /* borrowed */
+CONSORT_API const char *consort_plan_decode(const consort_plan *plan);
+/* Why, in one line. */
+CONSORT_API const char *consort_plan_reason(const consort_plan *plan);
+CONSORT_API size_t consort_plan_n_candidates(const consort_plan *plan);
+CONSORT_API cs_status consort_plan_candidate(const consort_plan *plan, size_t index,
+                                             consort_candidate *out, cs_error *error);
+
+/* ---- session ---- */
+
+#define CONSORT_FALLBACK_WARN   0
+#define CONSORT_FALLBACK_ALLOW  1
+#define CONSORT_FALLBACK_STRICT 2
+
+typedef struct consort_session_options {
+  uint32_t struct_size;
+  uint32_t n_context;     /* 0: the model's own, at most 4096 */
+  const char *prefill;    /* "opencl:0"; NULL: as the planner chooses */
+  const char *decode;     /* "cpu:0"; NULL: as the planner chooses */
+  const char *kv_dtype;   /* "f32", "f16", "bf16", "int8"; NULL: "f16" */
+  uint32_t fallback;      /* CONSORT_FALLBACK_* */
+  uint32_t n_threads;     /* for host cores; 0: all allowed */
+  uint32_t n_batch;       /* tokens a prefill step; 0: 512 */
+  uint32_t deterministic; /* 1: results do not depend on how tokens were batched */
+  /* Told while weights load; may be NULL. */
+  void (*progress)(void *user, const char *device, uint64_t bytes_done, uint64_t bytes_total);
+  void *progress_user;
+} consort_session_options;
+
+CONSORT_API cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
+                                             const consort_session_options *options,
+                                             consort_session **out, cs_error *error);
+CONSORT_API void consort_session_destroy(consort_session *session);
+/* "opencl:0", and why it was chosen: borrowed; the reason is empty when both were given. */
+CONSORT_API const char *consort_session_prefill(const consort_session *session);
+CONSORT_API const char *consort_session_decode(const consort_session *session);
+CONSORT_API const char *consort_session_reason(const consort_session *session);
+
+/* One kind of op that the asked-for device does not do, and the device that does it instead. */
+typedef struct consort_fallback {
+  uint32_t struct_size;
+  uint32_t count; /* ops a step */
+  const char *op; /* borrowed from the session */
+  const char *asked_device;
+  const char *device;
+  const char *reason;
+  uint64_t bytes_per_token; /* activations that cross between them, both ways */
+} consort_fallback;
+CONSORT_API size_t consort_session_n_fallbacks(const consort_session *session);
+CONSORT_API cs_status consort_session_fallback(const consort_session *session, size_t index,
+                                               consort_fallback *out, cs_error *error);
+
+/* Text comes in whole UTF-8 characters, NUL-terminated. A non-zero return ends the generation. */
+typedef int (*consort_token_callback)(void *user, int32_t token, const char *text,
+                                      size_t text_bytes);
+
+typedef struct consort_generate_options {
+  uint32_t struct_size;
+  uint32_t n_tokens; /* at most; 0: 128 */
+  float temperature; /* 0: greedy */
+  uint32_t top_k;    /* 0: off */
+  float top_p;       /* 0 or 1: off */
+  float min_p;       /* 0: off */
+  uint64_t seed;
+  consort_token_callback on_token; /* may be NULL */
+  void *user;
+  uint32_t ignore_end; /* 1: go on after an end-of-text token */
+  uint32_t timeout_ms; /* 0: none beyond the deadline of each step */
+} consort_generate_options;
+
+typedef struct consort_generate_result {
+  uint32_t struct_size;
+  uint32_t n_prompt_tokens;
+  uint32_t n_tokens;    /* generated */
+  uint32_t kv_verified; /* 1: every piece's checksum was right; 0: nothing was transferred */
+  int32_t *tokens;      /* generated ids: free with consort_free */
+  char *text;           /* NUL-terminated: free with consort_free */
+  size_t text_bytes;
+  double ttft_ms; /* from the call to the first token */
+  double tpot_ms; /* mean over the tokens after the first */
+  double prefill_tokens_per_s;
+  double decode_tokens_per_s;
+  uint64_t kv_bytes;    /* moved between the devices */
+  double kv_ms;         /* first piece gathered to last piece committed */
+  double kv_exposed_ms; /* last prefill op to commit: what prefill did not hide */
+  uint64_t kv_pieces;
+} consort_generate_result;
+
+/* Generates from text (encoded with special tokens) or, with text NULL, from token ids. */
+CONSORT_API cs_status consort_generate(consort_session *session, const char *text,
+                                       const consort_generate_options *options,
+                                       consort_generate_result *out, cs_error *error);
+CONSORT_API cs_status consort_generate_from_tokens(consort_session *session, const int32_t *tokens,
+                                                   size_t n_tokens,
+                                                   const consort_generate_options *options,
+                                                   consort_generate_result *out, cs_error *error);
+
+/* Logits of every position: out (n_tokens, n_vocab), the caller's. Rows 0 to split - 1 come from
+ * the prefill device, the rest from the decode device on transferred KV. split 0: all from the
+ * decode device; split n_tokens: all from the prefill device. */
+CONSORT_API cs_status consort_logits(consort_session *session, const int32_t *tokens,
+                                     size_t n_tokens, size_t split, float *out, cs_error *error);
+
+/* ---- benchmark ---- */
+
+typedef struct consort_bench_options {
+  uint32_t struct_size;
+  uint32_t n_prompt_tokens; /* 0: 512 */
+  uint32_t n_output_tokens; /* 0: 128 */
+  uint32_t n_batch;         /* sequences decoded at once; 0: 1 */
+  uint32_t n_repetitions;   /* 0: 3 */
+  uint32_t reserved;
+} consort_bench_options;
+
+typedef struct consort_bench_result {
+  uint32_t struct_size;
+  uint32_t reserved;
+  char test[24]; /* "pp512", "tg128" */
+  char device[48];
+  double tokens_per_s; /* mean over repetitions */
+  double stddev;
+  double bandwidth_fraction;    /* of the bandwidth measured in the same run; NaN: not measured */
+  double compute_fraction;      /* of the arithmetic peak measured in the same run; likewise */
+  double bandwidth_bytes_per_s; /* the measured limits */
+  double compute_flop_per_s;
+} consort_bench_result;
+
+/* Fills at most `capacity` results and tells how many there are. */
+CONSORT_API cs_status consort_bench(consort_session *session, const consort_bench_options *options,
+                                    consort_bench_result *out, size_t capacity, size_t *n_results,
+                                    cs_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
