@@ -4,7 +4,7 @@
 
 The tenth is encoded once and cut into windows that fill the context with BOS in front. With `--stride` equal to the window
 (the default) no token sees across a cut; a smaller stride scores only the last `stride` tokens of each later window, so that each
-has at least the rest of the window before it. Every token is scored exactly once; the sum of -log2 p is divided by the UTF-8 bytes.
+has at least the rest of the window before it. Every token is scored once; the sum of -log2 p is divided by the UTF-8 bytes.
 """
 
 from __future__ import annotations

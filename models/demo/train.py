@@ -190,7 +190,7 @@ class Muon:
 
 
 class Corpus:
-    """Windows over a text: each begins with BOS, half of them at the start of a speech with the space that encoding a prompt adds."""
+    """Windows over a text: each begins with BOS, half of them at the start of a speech, with the space that a prompt gets."""
 
     def __init__(self, text: str, vocabulary: bpe.Vocabulary, rng: np.random.Generator) -> None:
         self.vocabulary, self.rng = vocabulary, rng
@@ -206,7 +206,6 @@ class Corpus:
         n = n_variants if bpe_dropout else 1
         self.variants = [[np.array(self.vocabulary.encode_chunk(chunk, bpe_dropout, self.rng)) for _ in range(n)]
                          for chunk in self.distinct]
-        self.tokens = np.zeros(0, dtype=np.int64)
 
     def draw(self) -> None:
         """Splits the whole text anew."""
@@ -216,7 +215,7 @@ class Corpus:
         self.tokens = np.concatenate(parts)
 
     def window(self, n_tokens: int) -> np.ndarray:
-        """(n_tokens + 1): BOS and what follows."""
+        """int64 (n_tokens + 1): BOS and what follows."""
         if self.rng.random() < 0.5:
             chunk = int(self.rng.choice(self.speeches))
             head = self.vocabulary.encode_chunk(bpe.SPACE + self.distinct[self.sequence[chunk]])
@@ -243,15 +242,65 @@ def held_out_bits_per_byte(model: Llama, tokens: list[int], n_bytes: int) -> flo
     return nats / math.log(2) / n_bytes
 
 
+class Optimizer:
+    """Muon for the matrices of the layers; AdamW for embeddings and norms, their gradient clipped to norm 1."""
+
+    def __init__(self, model: Llama, args: argparse.Namespace) -> None:
+        self.args, self.embeddings = args, model.token_embd.weight
+        self.norms = [w for w in model.parameters() if w.dim() == 1]
+        self.muon = Muon([w for w in model.blk.parameters() if w.dim() == 2], args.weight_decay)
+        self.adam = torch.optim.AdamW([{"params": [self.embeddings], "weight_decay": args.weight_decay},
+                                       {"params": self.norms, "weight_decay": 0.0}], betas=(0.9, 0.98))
+
+    def step(self, share: float) -> None:
+        """Applies the gradients at `share` of the full learning rates."""
+        for group in self.adam.param_groups:
+            group["lr"] = self.args.adam_lr * share
+        nn.utils.clip_grad_norm_([self.embeddings, *self.norms], 1.0)
+        self.adam.step()
+        self.muon.step(self.args.muon_lr * share)
+
+
+class Progress:
+    """Measures the held-out text, prints a line, and keeps the last and the best checkpoint."""
+
+    def __init__(self, args: argparse.Namespace, pieces: list[str], held_out_text: str) -> None:
+        self.args, self.pieces, self.best = args, pieces, math.inf
+        self.held_out, self.n_bytes = bpe.Vocabulary(pieces).encode(held_out_text), len(held_out_text.encode())
+
+    def report(self, model: Llama, step: int, mean_loss: float) -> None:
+        bits = held_out_bits_per_byte(model, self.held_out, self.n_bytes)
+        cpu_minutes = time.process_time() / 60
+        print(f"step {step} train {mean_loss:.4f} nats/token held-out {bits:.4f} bits/byte cpu {cpu_minutes:.1f} min", flush=True)
+        record = {**vars(self.args), "step": step, "cpu_minutes": round(cpu_minutes, 2), "held_out_bits_per_byte": bits}
+        self._save("last.pt", model, record)
+        if bits < self.best:
+            self.best = bits
+            self._save("best.pt", model, record)
+
+    def _save(self, name: str, model: Llama, record: dict[str, object]) -> None:
+        path = self.args.out / name
+        temporary = path.with_suffix(".tmp")
+        torch.save({"config": asdict(model.config), "weights": model.state_dict(), "pieces": self.pieces,
+                    "record": {key: str(value) for key, value in record.items()}}, temporary)
+        temporary.replace(path)
+
+
 def learning_rate_share(step: int, args: argparse.Namespace) -> float:
     return min(1.0, (step + 1) / args.warmup_steps, (args.steps - step) / args.decay_steps)
 
 
-def save(path: Path, model: Llama, normal_pieces: list[str], record: dict[str, object]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save({"config": asdict(model.config), "weights": model.state_dict(), "pieces": normal_pieces, "record": record},
-               temporary)
-    temporary.replace(path)
+def accumulate_gradients(model: Llama, corpus: Corpus, n_tokens: int, args: argparse.Namespace) -> float:
+    """One batch of windows of `n_tokens`; returns its mean loss in nats a token."""
+    model.zero_grad(set_to_none=True)
+    n_micro, loss_sum = args.batch_tokens // args.micro_tokens, 0.0
+    for _ in range(n_micro):
+        window = corpus.batch(args.micro_tokens // n_tokens, n_tokens)
+        logits = model(window[:, :-1])
+        loss = functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten()) / n_micro
+        loss.backward()
+        loss_sum += loss.item()
+    return loss_sum
 
 
 def train(args: argparse.Namespace) -> None:
@@ -260,62 +309,29 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     text = args.text.read_text(encoding="utf-8")
     cut = len(text) * 9 // 10
-    held_out_text = text[cut:]
     pieces = bpe.learn_pieces(bpe.escape(text[:cut]), args.vocab - bpe.FIRST_PIECE)
     vocabulary = bpe.Vocabulary(pieces)
-    held_out, held_out_bytes = vocabulary.encode(held_out_text), len(held_out_text.encode())
     corpus = Corpus(text[:cut], vocabulary, rng)
-    config = Config(vocab=len(vocabulary), context=args.context, embd=args.embd, layers=args.layers, heads=args.heads,
-                    kv_heads=args.kv_heads, ffn=args.ffn)
-    model = Llama(config, Dropout(args.dropout, rng))
-    matrices = [w for w in model.blk.parameters() if w.dim() == 2]
-    norms = [w for w in model.parameters() if w.dim() == 1]
-    muon = Muon(matrices, args.weight_decay)
-    adam = torch.optim.AdamW([{"params": [model.token_embd.weight], "weight_decay": args.weight_decay},
-                              {"params": norms, "weight_decay": 0.0}], betas=(0.9, 0.98))
-    n_parameters = sum(w.numel() for w in model.parameters())
-    print(json.dumps({"parameters": n_parameters, "held_out_tokens": len(held_out), **vars(args)}, default=str), flush=True)
-    best, mean_loss, tokens_seen, decaying = math.inf, 0.0, 0, None
-    step = 0
+    model = Llama(Config(vocab=len(vocabulary), context=args.context, embd=args.embd, layers=args.layers, heads=args.heads,
+                         kv_heads=args.kv_heads, ffn=args.ffn), Dropout(args.dropout, rng))
+    optimizer, progress = Optimizer(model, args), Progress(args, pieces, text[cut:])
+    print(json.dumps({"parameters": sum(w.numel() for w in model.parameters()), **vars(args)}, default=str), flush=True)
+    step, mean_loss, is_decaying = 0, 0.0, None
     while step < args.steps:
         if (args.out / "decay").exists() and step < args.steps - args.decay_steps:
             args.steps = step + args.decay_steps
             print(f"decay begins: same as --steps {args.steps}", flush=True)
-        if decaying != (step >= args.steps - args.decay_steps):
-            decaying = step >= args.steps - args.decay_steps
-            corpus.prepare(0.0 if decaying else args.bpe_dropout)
-        if len(corpus.tokens) == 0 or (not decaying and step % 100 == 0):
+        was_decaying, is_decaying = is_decaying, step >= args.steps - args.decay_steps
+        if is_decaying != was_decaying:
+            corpus.prepare(0.0 if is_decaying else args.bpe_dropout)
+        if is_decaying != was_decaying or (not is_decaying and step % 100 == 0):
             corpus.draw()
-        n_tokens = args.context if decaying else args.context // 2
-        share = learning_rate_share(step, args)
-        model.zero_grad(set_to_none=True)
-        loss_sum = 0.0
-        n_micro = args.batch_tokens // args.micro_tokens
-        for _ in range(n_micro):
-            window = corpus.batch(args.micro_tokens // n_tokens, n_tokens)
-            logits = model(window[:, :-1])
-            loss = functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten()) / n_micro
-            loss.backward()
-            loss_sum += loss.item()
-        for group in adam.param_groups:
-            group["lr"] = args.adam_lr * share
-        torch.nn.utils.clip_grad_norm_([model.token_embd.weight, *norms], 1.0)
-        adam.step()
-        muon.step(args.muon_lr * share)
+        loss = accumulate_gradients(model, corpus, args.context if is_decaying else args.context // 2, args)
+        optimizer.step(learning_rate_share(step, args))
+        mean_loss = 0.98 * mean_loss + 0.02 * loss if step else loss
         step += 1
-        tokens_seen += args.batch_tokens
-        mean_loss = loss_sum if step == 1 else 0.98 * mean_loss + 0.02 * loss_sum
         if step % args.eval_every == 0 or step == args.steps:
-            bits = held_out_bits_per_byte(model, held_out, held_out_bytes)
-            cpu_minutes = time.process_time() / 60
-            print(f"step {step} lr {share:.3f} train {mean_loss:.4f} nats/token held-out {bits:.4f} bits/byte "
-                  f"cpu {cpu_minutes:.1f} min {tokens_seen / time.process_time():.0f} tokens/s", flush=True)
-            record = {**{k: str(v) for k, v in vars(args).items()}, "step": step, "cpu_minutes": round(cpu_minutes, 2),
-                      "held_out_bits_per_byte": bits, "tokens_seen": tokens_seen, "torch": torch.__version__}
-            save(args.out / "last.pt", model, pieces, record)
-            if bits < best:
-                best = bits
-                save(args.out / "best.pt", model, pieces, record)
+            progress.report(model, step, mean_loss)
 
 
 def parse_arguments() -> argparse.Namespace:
