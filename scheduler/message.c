@@ -1,0 +1,337 @@
+/* One function for each body visits its fields in order, and serves three passes: measuring,
+ * writing and reading. So the two directions cannot drift apart, and a reader checks every length
+ * where a writer writes it. */
+#include "scheduler/message.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+
+#define FRAME_MAGIC     UINT32_C(0x4d435343) /* "CSCM" */
+#define FRAME_ALIGNMENT 64
+
+typedef enum codec_pass { PASS_MEASURE, PASS_WRITE, PASS_READ } codec_pass;
+
+typedef struct message_codec {
+  codec_pass pass;
+  uint8_t *to;         /* writing */
+  const uint8_t *from; /* reading */
+  size_t at;
+  size_t limit;
+  const char *bad_field; /* the first that did not fit */
+} message_codec;
+
+static bool codec_take(message_codec *codec, size_t bytes, const char *field) {
+  if (codec->bad_field) return false;
+  if (codec->pass != PASS_MEASURE && bytes > codec->limit - codec->at) {
+    codec->bad_field = field;
+    return false;
+  }
+  return true;
+}
+
+static void codec_integer(message_codec *codec, uint64_t *value, size_t bytes, const char *field) {
+  if (!codec_take(codec, bytes, field)) return;
+  if (codec->pass == PASS_WRITE)
+    for (size_t i = 0; i < bytes; i++)
+      codec->to[codec->at + i] = (uint8_t)(*value >> (8 * i));
+  if (codec->pass == PASS_READ) {
+    *value = 0;
+    for (size_t i = 0; i < bytes; i++)
+      *value |= (uint64_t)codec->from[codec->at + i] << (8 * i);
+  }
+  codec->at += bytes;
+}
+
+static void codec_u64(message_codec *codec, uint64_t *value, const char *field) {
+  codec_integer(codec, value, 8, field);
+}
+
+static void codec_i64(message_codec *codec, int64_t *value, const char *field) {
+  uint64_t bits = (uint64_t)*value;
+  codec_integer(codec, &bits, 8, field);
+  memcpy(value, &bits, sizeof bits);
+}
+
+static void codec_u32(message_codec *codec, uint32_t *value, const char *field) {
+  uint64_t wide = *value;
+  codec_integer(codec, &wide, 4, field);
+  *value = (uint32_t)wide;
+}
+
+static void codec_i32(message_codec *codec, int32_t *value, const char *field) {
+  uint32_t bits;
+  memcpy(&bits, value, sizeof bits);
+  codec_u32(codec, &bits, field);
+  memcpy(value, &bits, sizeof bits);
+}
+
+static void codec_f32(message_codec *codec, float *value, const char *field) {
+  uint32_t bits;
+  memcpy(&bits, value, sizeof bits);
+  codec_u32(codec, &bits, field);
+  memcpy(value, &bits, sizeof bits);
+}
+
+/* A length and that many bytes, a multiple of `element` of them. */
+static void codec_blob(message_codec *codec, cs_blob *blob, size_t element, const char *field) {
+  codec_u64(codec, &blob->bytes, field);
+  if (blob->bytes % element != 0 || blob->bytes > CS_MESSAGE_MAX_BYTES) {
+    if (!codec->bad_field) codec->bad_field = field;
+    return;
+  }
+  if (!codec_take(codec, (size_t)blob->bytes, field)) return;
+  if (codec->pass == PASS_READ) blob->data = codec->from + codec->at;
+  if (codec->pass == PASS_WRITE && blob->bytes > 0 && blob->data != codec->to + codec->at)
+    memcpy(codec->to + codec->at, blob->data, (size_t)blob->bytes);
+  codec->at += (size_t)blob->bytes;
+}
+
+static void visit_wire(message_codec *codec, cs_kv_wire *wire) {
+  codec_u64(codec, &wire->fingerprint, "fingerprint");
+  codec_u32(codec, &wire->dtype, "dtype");
+  codec_u32(codec, &wire->n_layers, "n_layers");
+  codec_u32(codec, &wire->n_kv_heads, "n_kv_heads");
+  codec_u32(codec, &wire->k_width, "k_width");
+  codec_u32(codec, &wire->v_width, "v_width");
+}
+
+static void visit_prefill(message_codec *codec, cs_prefill_message *body) {
+  visit_wire(codec, &body->wire);
+  codec_u32(codec, &body->peer, "peer");
+  codec_u32(codec, &body->score, "score");
+  codec_u64(codec, &body->wait_us, "wait_us");
+  codec_blob(codec, &body->tokens, 4, "tokens");
+}
+
+static void visit_decode(message_codec *codec, cs_decode_message *body) {
+  codec_u32(codec, &body->n_cached, "n_cached");
+  codec_u32(codec, &body->score, "score");
+  codec_u32(codec, &body->n_output, "n_output");
+  codec_u32(codec, &body->n_prompt, "n_prompt");
+  codec_f32(codec, &body->sampler.temperature, "temperature");
+  codec_u32(codec, &body->sampler.top_k, "top_k");
+  codec_f32(codec, &body->sampler.top_p, "top_p");
+  codec_f32(codec, &body->sampler.min_p, "min_p");
+  codec_u64(codec, &body->sampler.seed, "seed");
+  codec_u64(codec, &body->wait_us, "wait_us");
+  codec_blob(codec, &body->ends, 4, "ends");
+  codec_blob(codec, &body->tokens, 4, "tokens");
+}
+
+static void visit_piece(message_codec *codec, cs_kv_piece_message *body) {
+  codec_u32(codec, &body->layer, "layer");
+  codec_u32(codec, &body->first_token, "first_token");
+  codec_u32(codec, &body->n_tokens, "n_tokens");
+  codec_u32(codec, &body->dtype, "dtype");
+  codec_u64(codec, &body->sum, "sum");
+  codec_blob(codec, &body->payload, 1, "payload");
+}
+
+static void visit_end(message_codec *codec, cs_kv_end_message *body) {
+  codec_u64(codec, &body->n_pieces, "n_pieces");
+  codec_u64(codec, &body->since_first_us, "since_first_us");
+  codec_u64(codec, &body->since_prefill_us, "since_prefill_us");
+}
+
+static void visit_commit(message_codec *codec, cs_commit_message *body) {
+  codec_u64(codec, &body->n_pieces, "n_pieces");
+  codec_u64(codec, &body->bytes, "bytes");
+  codec_u64(codec, &body->transfer_us, "transfer_us");
+  codec_u64(codec, &body->exposed_us, "exposed_us");
+}
+
+static void visit_done(message_codec *codec, cs_done_message *body) {
+  codec_u32(codec, &body->reason, "reason");
+  codec_u32(codec, &body->n_prefill_tokens, "n_prefill_tokens");
+  codec_u32(codec, &body->n_decode_tokens, "n_decode_tokens");
+  codec_u32(codec, &body->n_decode_steps, "n_decode_steps");
+  codec_u64(codec, &body->prefill_us, "prefill_us");
+  codec_u64(codec, &body->decode_us, "decode_us");
+}
+
+static void visit_stats(message_codec *codec, cs_stats_message *body) {
+  codec_u32(codec, &body->n_blocks, "n_blocks");
+  codec_u32(codec, &body->n_blocks_free, "n_blocks_free");
+  codec_u32(codec, &body->n_requests, "n_requests");
+  codec_u32(codec, &body->n_steps_cached, "n_steps_cached");
+  codec_u64(codec, &body->n_steps, "n_steps");
+  codec_u64(codec, &body->n_tokens, "n_tokens");
+}
+
+static void visit_body(message_codec *codec, cs_message *message) {
+  switch (message->kind) {
+  case CS_MESSAGE_PREFILL:
+    visit_prefill(codec, &message->prefill);
+    break;
+  case CS_MESSAGE_DECODE:
+    visit_decode(codec, &message->decode);
+    break;
+  case CS_MESSAGE_KV_OFFER:
+  case CS_MESSAGE_KV_ACCEPT:
+    visit_wire(codec, &message->wire);
+    break;
+  case CS_MESSAGE_KV_PIECE:
+    visit_piece(codec, &message->piece);
+    break;
+  case CS_MESSAGE_KV_END:
+    visit_end(codec, &message->end);
+    break;
+  case CS_MESSAGE_COMMIT:
+    visit_commit(codec, &message->commit);
+    break;
+  case CS_MESSAGE_TOKEN:
+    codec_u32(codec, &message->token.index, "index");
+    codec_i32(codec, &message->token.token, "token");
+    break;
+  case CS_MESSAGE_LOGITS:
+    codec_u32(codec, &message->logits.first_row, "first_row");
+    codec_u32(codec, &message->logits.n_rows, "n_rows");
+    codec_blob(codec, &message->logits.rows, 4, "rows");
+    break;
+  case CS_MESSAGE_DONE:
+    visit_done(codec, &message->done);
+    break;
+  case CS_MESSAGE_ERROR:
+    codec_i32(codec, &message->error.status, "status");
+    codec_i32(codec, &message->error.op_index, "op_index");
+    codec_i64(codec, &message->error.vendor_code, "vendor_code");
+    codec_blob(codec, &message->error.text, 1, "text");
+    break;
+  case CS_MESSAGE_STATS:
+    visit_stats(codec, &message->stats);
+    break;
+  default:
+    break; /* the others are their kind alone */
+  }
+}
+
+static void visit_head(message_codec *codec, cs_message *message, uint64_t *bytes) {
+  uint32_t magic = FRAME_MAGIC;
+  uint64_t version = CS_MESSAGE_VERSION;
+  uint64_t kind = (uint64_t)message->kind;
+  uint32_t reserved = 0;
+  codec_u32(codec, &magic, "magic");
+  codec_integer(codec, &version, 2, "version");
+  codec_integer(codec, &kind, 2, "kind");
+  codec_u64(codec, bytes, "bytes");
+  codec_u64(codec, &message->request, "request");
+  codec_u32(codec, &message->epoch, "epoch");
+  codec_u32(codec, &reserved, "reserved");
+  message->kind = (cs_message_kind)kind;
+  if (codec->bad_field || codec->pass != PASS_READ) return;
+  if (magic != FRAME_MAGIC)
+    codec->bad_field = "magic";
+  else if (version != CS_MESSAGE_VERSION)
+    codec->bad_field = "version";
+  else if (kind < 1 || kind >= CS_MESSAGE_LIMIT)
+    codec->bad_field = "kind";
+  else if (*bytes != codec->limit)
+    codec->bad_field = "bytes";
+  else if (reserved != 0)
+    codec->bad_field = "reserved";
+}
+
+cs_frame *cs_frame_create(size_t bytes) {
+  if (bytes > SIZE_MAX - 2 * FRAME_ALIGNMENT) return NULL;
+  const size_t body = (bytes + FRAME_ALIGNMENT - 1) / FRAME_ALIGNMENT * FRAME_ALIGNMENT;
+  cs_frame *const frame = aligned_alloc(FRAME_ALIGNMENT, FRAME_ALIGNMENT + body);
+  if (!frame) return NULL;
+  *frame = (cs_frame){.bytes = bytes, .data = (uint8_t *)frame + FRAME_ALIGNMENT};
+  return frame;
+}
+
+void cs_frame_destroy(cs_frame *frame) {
+  free(frame);
+}
+
+static cs_status encoded_bytes(const cs_message *message, uint64_t *bytes, cs_error *error) {
+  cs_message copy = *message;
+  message_codec codec = {.pass = PASS_MEASURE};
+  visit_head(&codec, &copy, bytes);
+  visit_body(&codec, &copy);
+  if (codec.bad_field)
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "%s message: field %s has an impossible length",
+                        cs_message_kind_name((uint32_t)message->kind), codec.bad_field);
+  *bytes = codec.at;
+  return CS_OK;
+}
+
+cs_status cs_message_encode_into(const cs_message *message, cs_frame *frame, cs_error *error) {
+  uint64_t bytes = 0;
+  const cs_status status = encoded_bytes(message, &bytes, error);
+  if (status) return status;
+  if (bytes != frame->bytes)
+    return cs_error_set(error, CS_OUT_OF_RANGE, "%s message: needs %llu bytes, the frame has %zu",
+                        cs_message_kind_name((uint32_t)message->kind), (unsigned long long)bytes,
+                        frame->bytes);
+  cs_message copy = *message;
+  message_codec codec = {.pass = PASS_WRITE, .to = frame->data, .limit = frame->bytes};
+  visit_head(&codec, &copy, &bytes);
+  visit_body(&codec, &copy);
+  return CS_OK;
+}
+
+cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error) {
+  *out = NULL;
+  uint64_t bytes = 0;
+  cs_status status = encoded_bytes(message, &bytes, error);
+  if (status) return status;
+  cs_frame *const frame = cs_frame_create((size_t)bytes);
+  if (!frame) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a message");
+  status = cs_message_encode_into(message, frame, error);
+  if (status) {
+    cs_frame_destroy(frame);
+    return status;
+  }
+  *out = frame;
+  return CS_OK;
+}
+
+cs_status cs_message_decode(const uint8_t *data, size_t bytes, cs_message *out, cs_error *error) {
+  memset(out, 0, sizeof *out);
+  message_codec codec = {.pass = PASS_READ, .from = data, .limit = bytes};
+  uint64_t stated_bytes = 0;
+  visit_head(&codec, out, &stated_bytes);
+  if (!codec.bad_field) visit_body(&codec, out);
+  if (!codec.bad_field && codec.at != bytes) codec.bad_field = "end";
+  if (codec.bad_field)
+    return cs_error_set(error, CS_CORRUPT, "message of %zu bytes: field %s does not fit", bytes,
+                        codec.bad_field);
+  return CS_OK;
+}
+
+const char *cs_message_kind_name(uint32_t kind) {
+  static const char *const names[CS_MESSAGE_LIMIT] = {
+      [CS_MESSAGE_PREFILL] = "PREFILL",   [CS_MESSAGE_DECODE] = "DECODE",
+      [CS_MESSAGE_KV_OFFER] = "KV_OFFER", [CS_MESSAGE_KV_ACCEPT] = "KV_ACCEPT",
+      [CS_MESSAGE_KV_PIECE] = "KV_PIECE", [CS_MESSAGE_KV_END] = "KV_END",
+      [CS_MESSAGE_COMMIT] = "COMMIT",     [CS_MESSAGE_TOKEN] = "TOKEN",
+      [CS_MESSAGE_LOGITS] = "LOGITS",     [CS_MESSAGE_DONE] = "DONE",
+      [CS_MESSAGE_ERROR] = "ERROR",       [CS_MESSAGE_CANCEL] = "CANCEL",
+      [CS_MESSAGE_STATS] = "STATS",       [CS_MESSAGE_STATS_REQUEST] = "STATS_REQUEST",
+      [CS_MESSAGE_SHUTDOWN] = "SHUTDOWN", [CS_MESSAGE_SENT] = "SENT",
+  };
+  return kind < CS_MESSAGE_LIMIT && names[kind] ? names[kind] : "?";
+}
+
+void cs_blob_read_i32(cs_blob blob, int32_t *out) {
+  const uint8_t *const bytes = blob.data;
+  for (size_t i = 0; i < cs_blob_count_i32(blob); i++) {
+    const uint32_t bits = (uint32_t)bytes[4 * i] | (uint32_t)bytes[4 * i + 1] << 8 |
+                          (uint32_t)bytes[4 * i + 2] << 16 | (uint32_t)bytes[4 * i + 3] << 24;
+    memcpy(&out[i], &bits, sizeof bits);
+  }
+}
+
+int cs_message_fuzz(const uint8_t *data, size_t bytes) {
+  cs_message message;
+  if (cs_message_decode(data, bytes, &message, NULL)) return 0;
+  cs_frame *frame;
+  if (cs_message_encode(&message, &frame, NULL)) return 0;
+  const int same = frame->bytes == bytes && memcmp(frame->data, data, bytes) == 0;
+  cs_frame_destroy(frame);
+  return same ? 0 : -1;
+}

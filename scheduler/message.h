@@ -1,0 +1,202 @@
+/* What router and workers say to each other: serialized, fixed little-endian, checked when read, so
+ * that a worker may live in this process, in another, or on another host.
+ *
+ *   router -> decode    DECODE, CANCEL, STATS_REQUEST, SHUTDOWN
+ *   router -> prefill   PREFILL, CANCEL, ...
+ *   prefill -> decode   KV_PIECE ..., KV_END
+ *   worker -> router    KV_OFFER, KV_ACCEPT, COMMIT, TOKEN, LOGITS, STATS
+ *                       and for each PREFILL or DECODE exactly one DONE or ERROR
+ *
+ * A frame is 32 bytes of head (magic, version, kind, bytes, request, epoch) and a body whose
+ * fields follow each other as in the structs below. */
+#ifndef SCHEDULER_MESSAGE_H
+#define SCHEDULER_MESSAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "consort/status.h"
+#include "models/sampler.h"
+
+#define CS_MESSAGE_VERSION    1
+#define CS_MESSAGE_HEAD_BYTES 32
+/* Where the payload of a KV_PIECE begins in its frame. */
+#define CS_MESSAGE_PIECE_PAYLOAD_OFFSET 64
+#define CS_MESSAGE_MAX_BYTES            (UINT64_C(1) << 32)
+
+typedef enum cs_message_kind {
+  CS_MESSAGE_PREFILL = 1,
+  CS_MESSAGE_DECODE,
+  CS_MESSAGE_KV_OFFER,
+  CS_MESSAGE_KV_ACCEPT,
+  CS_MESSAGE_KV_PIECE,
+  CS_MESSAGE_KV_END,
+  CS_MESSAGE_COMMIT,
+  CS_MESSAGE_TOKEN,
+  CS_MESSAGE_LOGITS,
+  CS_MESSAGE_DONE,
+  CS_MESSAGE_ERROR,
+  CS_MESSAGE_CANCEL,
+  CS_MESSAGE_STATS_REQUEST,
+  CS_MESSAGE_STATS,
+  CS_MESSAGE_SENT, /* a worker's transfer engine to its own worker: all pieces are on their way */
+  CS_MESSAGE_SHUTDOWN,
+  CS_MESSAGE_LIMIT
+} cs_message_kind;
+
+/* Bytes inside a frame, borrowed from it once decoded. Little-endian elements, any alignment. */
+typedef struct cs_blob {
+  const void *data;
+  uint64_t bytes;
+} cs_blob;
+
+/* The form in which KV crosses: head-major, K (n_kv_heads, n, k_width) then V (n_kv_heads, n,
+ * v_width) for n tokens of one layer. */
+typedef struct cs_kv_wire {
+  uint64_t fingerprint; /* of the model: equal on both sides */
+  uint32_t dtype;       /* CS_DTYPE_F32, F16 or BF16 */
+  uint32_t n_layers;
+  uint32_t n_kv_heads;
+  uint32_t k_width;
+  uint32_t v_width;
+} cs_kv_wire;
+
+/* Compute KV of all `tokens`, positions 0 and up, and send it to a peer. */
+typedef struct cs_prefill_message {
+  cs_kv_wire wire;  /* what the peer offered to take */
+  uint32_t peer;    /* the worker's number for its link to the decode side */
+  uint32_t score;   /* 1: send the logits of every position, too */
+  uint64_t wait_us; /* longest pause in the transfer */
+  cs_blob tokens;   /* int32 */
+} cs_prefill_message;
+
+/* Compute from position n_cached on. With n_cached > 0 the KV of the positions before comes from a
+ * peer, and nothing is computed until all of it is there and verified. */
+typedef struct cs_decode_message {
+  uint32_t n_cached; /* less than the number of tokens */
+  uint32_t score;    /* 1: logits of every position from n_cached on, and no generation */
+  uint32_t n_output; /* tokens to generate at most */
+  uint32_t n_prompt; /* tokens before the first generated one; the rest are replayed */
+  cs_sampler_params sampler;
+  uint64_t wait_us; /* longest pause in the transfer */
+  cs_blob ends;     /* int32: tokens that end the text and are not delivered */
+  cs_blob tokens;   /* int32: the prompt and what was generated before */
+} cs_decode_message;
+
+typedef struct cs_kv_piece_message {
+  uint32_t layer;
+  uint32_t first_token;
+  uint32_t n_tokens;
+  uint32_t dtype;
+  uint64_t sum; /* of the payload, by the rule of consort/ops.h */
+  cs_blob payload;
+} cs_kv_piece_message;
+
+typedef struct cs_kv_end_message {
+  uint64_t n_pieces;
+  uint64_t since_first_us;   /* from the first gather to this message */
+  uint64_t since_prefill_us; /* from the end of the last prefill op to this message */
+} cs_kv_end_message;
+
+typedef struct cs_commit_message {
+  uint64_t n_pieces; /* all verified */
+  uint64_t bytes;
+  uint64_t transfer_us; /* first gather to commit */
+  uint64_t exposed_us;  /* last prefill op to commit */
+} cs_commit_message;
+
+typedef struct cs_token_message {
+  uint32_t index; /* counted from the first generated token of the request */
+  int32_t token;
+} cs_token_message;
+
+typedef struct cs_logits_message {
+  uint32_t first_row; /* position in the sequence */
+  uint32_t n_rows;
+  cs_blob rows; /* float32 (n_rows, n_vocab) */
+} cs_logits_message;
+
+#define CS_DONE_LENGTH    0 /* as many tokens as asked for, or all of the work */
+#define CS_DONE_END       1 /* an end-of-text token */
+#define CS_DONE_CANCELLED 2
+#define CS_DONE_CONTEXT   3 /* the context is full */
+typedef struct cs_done_message {
+  uint32_t reason; /* CS_DONE_* */
+  uint32_t n_prefill_tokens;
+  uint32_t n_decode_tokens;
+  uint32_t n_decode_steps;
+  uint64_t prefill_us;
+  uint64_t decode_us;
+} cs_done_message;
+
+typedef struct cs_error_message {
+  int32_t status;
+  int32_t op_index;
+  int64_t vendor_code;
+  cs_blob text; /* not NUL-terminated */
+} cs_error_message;
+
+typedef struct cs_stats_message {
+  uint32_t n_blocks;
+  uint32_t n_blocks_free;
+  uint32_t n_requests;
+  uint32_t n_steps_cached;
+  uint64_t n_steps;
+  uint64_t n_tokens;
+} cs_stats_message;
+
+typedef struct cs_message {
+  cs_message_kind kind;
+  uint32_t epoch; /* of the request: what comes from an earlier attempt is dropped */
+  uint64_t request;
+  union {
+    cs_prefill_message prefill;
+    cs_decode_message decode;
+    cs_kv_wire wire; /* KV_OFFER and KV_ACCEPT */
+    cs_kv_piece_message piece;
+    cs_kv_end_message end;
+    cs_commit_message commit;
+    cs_token_message token;
+    cs_logits_message logits;
+    cs_done_message done;
+    cs_error_message error;
+    cs_stats_message stats;
+  };
+} cs_message;
+
+/* A message in its serialized form. */
+typedef struct cs_frame {
+  uint64_t arrived_us; /* set by the receiving end of a link, its own clock */
+  size_t bytes;
+  uint8_t *data; /* in the same allocation, aligned to 64 bytes */
+} cs_frame;
+
+/* An empty frame of `bytes`; NULL when out of memory. */
+cs_frame *cs_frame_create(size_t bytes);
+void cs_frame_destroy(cs_frame *frame);
+
+/* Serializes. *out is owned by the caller. */
+cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error);
+
+/* Serializes into a frame of exactly the right size; a blob that lies in its place already stays
+ * there (a KV payload that was written straight into the frame). */
+cs_status cs_message_encode_into(const cs_message *message, cs_frame *frame, cs_error *error);
+
+/* Reads. Blobs are borrowed from `data`. CS_CORRUPT names the field that does not fit; any bytes
+ * are safe to give. */
+cs_status cs_message_decode(const uint8_t *data, size_t bytes, cs_message *out, cs_error *error);
+
+/* "KV_PIECE"; "?" for another number. */
+const char *cs_message_kind_name(uint32_t kind);
+
+/* int32 elements of a blob. */
+static inline size_t cs_blob_count_i32(cs_blob blob) {
+  return (size_t)(blob.bytes / 4);
+}
+void cs_blob_read_i32(cs_blob blob, int32_t *out);
+
+/* Entry for fuzzing: decodes, and encodes again what was accepted. 0, or -1 when that is not the
+ * same bytes. */
+int cs_message_fuzz(const uint8_t *data, size_t bytes);
+
+#endif

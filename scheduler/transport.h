@@ -1,0 +1,41 @@
+/* How frames travel. A link takes frames; where they go is the link's own business: here into a
+ * mailbox of this process, later through a network library. Frames of one link arrive in order. */
+#ifndef SCHEDULER_TRANSPORT_H
+#define SCHEDULER_TRANSPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "scheduler/message.h"
+
+/* Microseconds of the monotonic clock. */
+uint64_t cs_now_us(void);
+
+/* The sending end. Free-threaded. */
+typedef struct cs_link cs_link;
+struct cs_link {
+  /* Takes `frame` in any case. CS_TIMEOUT when there was no room for it until then, CS_CANCELLED
+   * when the other end is closed. */
+  cs_status (*send)(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error);
+};
+
+cs_status cs_link_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error);
+
+/* Encodes and sends. */
+cs_status cs_link_send_message(cs_link *link, const cs_message *message, uint64_t timeout_us,
+                               cs_error *error);
+
+/* The receiving end in this process: a bounded queue. Free-threaded. */
+typedef struct cs_mailbox cs_mailbox;
+
+/* Holds at most capacity_bytes of frames; one larger than that is taken when the box is empty. */
+cs_status cs_mailbox_create(size_t capacity_bytes, cs_mailbox **out, cs_error *error);
+/* Frames that were not received are freed. Nobody may use the box or its link any more. */
+void cs_mailbox_destroy(cs_mailbox *mailbox);
+/* Senders and receivers are told CS_CANCELLED from now on; frames inside can still be received. */
+void cs_mailbox_close(cs_mailbox *mailbox);
+cs_link *cs_mailbox_link(cs_mailbox *mailbox); /* borrowed */
+/* *out is owned by the caller. CS_TIMEOUT (0 polls) or CS_CANCELLED leave *error untouched. */
+cs_status cs_mailbox_receive(cs_mailbox *mailbox, uint64_t timeout_us, cs_frame **out);
+
+#endif

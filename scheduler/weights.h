@@ -1,0 +1,33 @@
+/* The weights of a model on the devices of one worker. */
+#ifndef SCHEDULER_WEIGHTS_H
+#define SCHEDULER_WEIGHTS_H
+
+#include <stdint.h>
+
+#include "core/executor.h"
+#include "models/model.h"
+
+typedef struct cs_weights cs_weights;
+
+/* bytes_done of bytes_total are on `device`. One call at a time, from any thread. */
+typedef void (*cs_weights_progress)(void *user, const char *device, uint64_t bytes_done,
+                                    uint64_t bytes_total);
+
+/* Bytes of the file's weights that `placement` puts on device 0 (primary) or 1 (fallback). */
+uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement, uint32_t device);
+
+/* Packs matrices and uploads vectors on every device whose ops read them, several at a time.
+ * `list` is the one that the placement was made for; fallback may be NULL. Errors name the weight
+ * and the device. */
+cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
+                          const cs_placement *placement, cs_device *primary, cs_device *fallback,
+                          cs_weights_progress progress, void *progress_user, cs_weights **out,
+                          cs_error *error);
+void cs_weights_destroy(cs_weights *weights);
+
+/* Fills memory, offset_bytes and row_stride_bytes of *tensor. CS_NOT_FOUND when the weight was not
+ * loaded there. */
+cs_status cs_weights_find(const cs_weights *weights, const cs_device *device, uint32_t key,
+                          cs_tensor *tensor, cs_error *error);
+
+#endif
