@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "consort/plugin.h"
 #include "core/error.h"
 
 typedef struct op_facts {

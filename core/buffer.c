@@ -1,0 +1,165 @@
+/* A staging buffer must exist on every device, because transfers are written against it: where a
+ * plugin has no pinned memory of its own, plain host memory serves, and only the speed differs. */
+#include <stdlib.h>
+
+#include "core/device_private.h"
+#include "core/dtype.h"
+#include "core/error.h"
+
+#define HOST_ALIGN 256
+
+static cs_buffer *new_buffer(cs_device *device, uint64_t bytes, uint32_t kind) {
+  cs_buffer *buffer = calloc(1, sizeof *buffer);
+  if (!buffer) return NULL;
+  buffer->device = device;
+  buffer->bytes = bytes;
+  buffer->kind = kind;
+  return buffer;
+}
+
+static cs_status no_memory(const cs_device *device, uint64_t bytes, cs_error *error) {
+  return cs_error_set(error, CS_OUT_OF_MEMORY, "%s: no memory for %llu bytes", device->name,
+                      (unsigned long long)bytes);
+}
+
+/* Plugin memory that the host can reach, or CS_UNSUPPORTED with nothing allocated. */
+static cs_status allocate_staging(cs_buffer *buffer, cs_error *error) {
+  const cs_memory_table *table = &buffer->device->tables->memory;
+  cs_plugin_device *handle = buffer->device->handle;
+  if (!table->memory_host_pointer) return CS_UNSUPPORTED;
+  const cs_status status =
+      table->memory_allocate(handle, buffer->bytes, CS_MEMORY_STAGING, &buffer->memory, error);
+  if (status != CS_OK) return status;
+  if (table->memory_host_pointer(handle, buffer->memory)) return CS_OK;
+  table->memory_free(handle, buffer->memory);
+  buffer->memory = NULL;
+  return CS_UNSUPPORTED;
+}
+
+static cs_status allocate_host(cs_buffer *buffer, cs_error *error) {
+  if (buffer->bytes > SIZE_MAX / 2 ||
+      posix_memalign(&buffer->host, HOST_ALIGN, (size_t)buffer->bytes) != 0) {
+    buffer->host = NULL;
+    return no_memory(buffer->device, buffer->bytes, error);
+  }
+  return CS_OK;
+}
+
+cs_status cs_buffer_create(cs_device *device, uint64_t bytes, uint32_t kind, cs_buffer **out,
+                           cs_error *error) {
+  *out = NULL;
+  if (bytes == 0 || kind > CS_MEMORY_STAGING) {
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "%s: a buffer of %llu bytes and kind %u",
+                        device->name, (unsigned long long)bytes, kind);
+  }
+  cs_status status = cs_device_enter(device, error);
+  if (status != CS_OK) return status;
+  cs_buffer *buffer = new_buffer(device, bytes, kind);
+  if (!buffer) return no_memory(device, bytes, error);
+  if (kind == CS_MEMORY_STAGING) {
+    status = allocate_staging(buffer, error);
+    if (status == CS_UNSUPPORTED) {
+      status = allocate_host(buffer, error);
+      if (status != CS_OK) goto err_free;
+    }
+  } else {
+    status =
+        device->tables->memory.memory_allocate(device->handle, bytes, kind, &buffer->memory, error);
+    if (status == CS_OK && !buffer->memory) status = CS_FAILED;
+  }
+  status = cs_device_result(device, status, error, "does not allocate memory");
+  if (status != CS_OK) goto err_free;
+  cs_device_retain(device);
+  *out = buffer;
+  return CS_OK;
+
+err_free:
+  free(buffer);
+  return status;
+}
+
+static cs_status check_weight(const cs_device *device, const cs_weight *weight, cs_error *error) {
+  const char *fault = NULL;
+  uint64_t n = 1;
+  if (!weight || weight->struct_size < sizeof *weight)
+    fault = "no description";
+  else if (weight->rank < 2 || weight->rank > CS_MAX_RANK)
+    fault = "a rank outside 2 to 4";
+  else if (weight->n_parts == 0 || !weight->parts || weight->part_stride < sizeof(cs_weight_part))
+    fault = "no parts";
+  else if (weight->usage == 0)
+    fault = "no usage";
+  else if (!cs_dtype_find(weight->dtype))
+    fault = "an unknown dtype";
+  for (uint32_t i = 0; !fault && i < weight->rank; i++) {
+    if (weight->dims[i] == 0 || __builtin_mul_overflow(n, weight->dims[i], &n)) {
+      fault = "dimensions that are empty or overflow";
+    }
+  }
+  const unsigned char *at = weight && !fault ? (const unsigned char *)weight->parts : NULL;
+  for (uint32_t i = 0; !fault && i < weight->n_parts; i++, at += weight->part_stride) {
+    const cs_weight_part *part = (const cs_weight_part *)at;
+    if (!part->data || part->bytes == 0) fault = "an empty part";
+  }
+  uint64_t bytes = 0;
+  if (!fault && weight->source == CS_WEIGHT_GGUF &&
+      (cs_dtype_bytes(weight->dtype, n, &bytes) != CS_OK || weight->parts[0].bytes < bytes)) {
+    fault = "fewer bytes than its dimensions need";
+  }
+  if (!fault) return CS_OK;
+  return cs_error_set(error, CS_INVALID_ARGUMENT, "%s: a weight with %s", device->name, fault);
+}
+
+cs_status cs_buffer_create_packed(cs_device *device, const cs_weight *weight, cs_buffer **out,
+                                  cs_packed_info *info, cs_error *error) {
+  *out = NULL;
+  cs_status status = check_weight(device, weight, error);
+  if (status == CS_OK) status = cs_device_enter(device, error);
+  if (status != CS_OK) return status;
+  cs_buffer *buffer = new_buffer(device, 0, CS_MEMORY_DEVICE);
+  if (!buffer) return no_memory(device, sizeof *buffer, error);
+  cs_packed_info packed = {.struct_size = sizeof packed};
+  status = device->tables->capability.weights_pack(device->handle, weight, &buffer->memory, &packed,
+                                                   error);
+  if (status == CS_OK && !buffer->memory) status = CS_FAILED;
+  status = cs_device_result(device, status, error, "does not pack a weight");
+  if (status != CS_OK) {
+    free(buffer);
+    return status;
+  }
+  buffer->bytes = packed.bytes;
+  buffer->packed = true;
+  cs_device_retain(device);
+  if (info) *info = packed;
+  *out = buffer;
+  return CS_OK;
+}
+
+void cs_buffer_destroy(cs_buffer *buffer) {
+  if (!buffer) return;
+  if (buffer->memory) {
+    buffer->device->tables->memory.memory_free(buffer->device->handle, buffer->memory);
+  }
+  free(buffer->host);
+  cs_device_release(buffer->device);
+  free(buffer);
+}
+
+uint64_t cs_buffer_bytes(const cs_buffer *buffer) {
+  return buffer->bytes;
+}
+
+cs_device *cs_buffer_device(const cs_buffer *buffer) {
+  return buffer->device;
+}
+
+void *cs_buffer_host_pointer(cs_buffer *buffer) {
+  const cs_memory_table *table = &buffer->device->tables->memory;
+  if (buffer->host) return buffer->host;
+  if (!table->memory_host_pointer || atomic_load(&buffer->device->lost)) return NULL;
+  return table->memory_host_pointer(buffer->device->handle, buffer->memory);
+}
+
+cs_plugin_memory *cs_buffer_memory(cs_buffer *buffer) {
+  return buffer->memory;
+}
