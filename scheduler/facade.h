@@ -12,12 +12,13 @@ struct consort_runtime {
   cs_runtime *core; /* one reference */
 };
 
-/* Either a whole model, whose tokenizer is the model's own, or a vocabulary alone. */
+/* Either a whole model or a vocabulary alone. */
 struct consort_model {
-  cs_model *model;               /* NULL for a vocabulary-only file; else one reference */
+  cs_model *model;               /* NULL for a vocabulary alone; else one reference */
+  cs_model *vocabulary;          /* the other way round */
   const cs_tokenizer *tokenizer; /* NULL where the file has none; borrowed from one of the two */
-  cs_gguf *vocabulary_file;      /* owned with the next one; NULL for a whole model */
-  cs_tokenizer *vocabulary;
+  char tokenizer_name[32];       /* "llama"; empty where there is none */
+  char **tensor_names;           /* of the file's tensors, one allocation; NULL without a file */
 };
 
 #endif

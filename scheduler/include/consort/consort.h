@@ -170,6 +170,7 @@ typedef struct consort_plan_options {
   double slo_tpot_ms;
   uint32_t measure_again; /* 1: do not use cached measurements */
   uint32_t reserved;
+  double rate; /* requests a second that are to be served; 0: one at a time */
 } consort_plan_options;
 
 typedef struct consort_candidate {
@@ -183,6 +184,7 @@ typedef struct consort_candidate {
   double transfer_ms;    /* of ttft_ms, KV transfer that prefill does not hide */
   uint64_t memory_bytes; /* weights and KV on both sides */
   const char *note;      /* "does not fit", or empty */
+  double goodput;        /* requests a second within the SLOs, without batching */
 } consort_candidate;
 
 /* Measures each device briefly (cached by device and driver version) and chooses. */
