@@ -1,0 +1,20 @@
+/* The kernel knows where the program's file is; argv[0] need not. */
+#include "cli/paths.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+bool cli_beside_program(const char *relative, char *path, size_t path_bytes) {
+  const ssize_t bytes = readlink("/proc/self/exe", path, path_bytes);
+  if (bytes <= 0) return false;
+  size_t folder_bytes = (size_t)bytes;
+  while (folder_bytes > 0 && path[folder_bytes - 1] != '/')
+    folder_bytes--;
+  if ((size_t)bytes == path_bytes || folder_bytes + strlen(relative) >= path_bytes) {
+    errno = ENAMETOOLONG;
+    return false;
+  }
+  strcpy(path + folder_bytes, relative);
+  return true;
+}

@@ -1,0 +1,221 @@
+/* consort run: text leaves as it is made, so that a reader on a pipe sees it token by token;
+ * Ctrl-C ends the generation, not the program, and a second one ends that too. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/report.h"
+#include "cli/setup.h"
+
+typedef struct run_flags {
+  const char *path;
+  const char *prompt;
+  uint32_t n_tokens;
+  cli_placement placement;
+  double temperature;
+  uint32_t top_k;
+  double top_p;
+  double min_p;
+  uint64_t seed;
+  bool stats;
+  bool json;
+} run_flags;
+
+/* The only thing that a signal handler may reach. */
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+  (void)number;
+  interrupted = 1;
+}
+
+static int on_token(void *user, int32_t token, const char *text, size_t text_bytes) {
+  const run_flags *flags = user;
+  (void)token;
+  if (!flags->json) {
+    fwrite(text, 1, text_bytes, stdout);
+    if (fflush(stdout) != 0) return 1;
+  }
+  return interrupted;
+}
+
+/* ---- report ---- */
+
+static json_t *fallbacks_json(const consort_session *session) {
+  json_t *list = json_array();
+  for (size_t i = 0; i < consort_session_n_fallbacks(session); i++) {
+    consort_fallback fallback = {.struct_size = sizeof fallback};
+    if (consort_session_fallback(session, i, &fallback, NULL) != CS_OK) continue;
+    json_array_append_new(list, json_pack("{so so si sI so so}", "op", cli_json_string(fallback.op),
+                                          "device", cli_json_string(fallback.device), "count",
+                                          (int)fallback.count, "bytes",
+                                          (json_int_t)fallback.bytes_per_token, "asked_device",
+                                          cli_json_string(fallback.asked_device), "reason",
+                                          cli_json_string(fallback.reason)));
+  }
+  return list;
+}
+
+static int print_json(const consort_session *session, const consort_generate_result *result) {
+  json_t *tokens = json_array();
+  for (uint32_t i = 0; i < result->n_tokens; i++)
+    json_array_append_new(tokens, json_integer(result->tokens[i]));
+  json_t *transfer = json_pack("{sI so so sI sb}", "bytes", (json_int_t)result->kv_bytes, "ms",
+                               cli_json_number(result->kv_ms), "exposed_ms",
+                               cli_json_number(result->kv_exposed_ms), "pieces",
+                               (json_int_t)result->kv_pieces, "verified", (int)result->kv_verified);
+  return cli_print_json(
+      json_pack("{so so si so so s{so so} s{so so} so so so}", "text",
+                cli_json_text(result->text, result->text_bytes), "tokens", tokens, "prompt_tokens",
+                (int)result->n_prompt_tokens, "ttft_ms", cli_json_number(result->ttft_ms),
+                "tpot_ms", cli_json_number(result->tpot_ms), "prefill", "device",
+                cli_json_string(consort_session_prefill(session)), "tokens_per_s",
+                cli_json_number(result->prefill_tokens_per_s), "decode", "device",
+                cli_json_string(consort_session_decode(session)), "tokens_per_s",
+                cli_json_number(result->decode_tokens_per_s), "kv_transfer", transfer, "fallbacks",
+                fallbacks_json(session), "plan", cli_json_string(consort_session_reason(session))));
+}
+
+static void print_fallbacks(const consort_session *session) {
+  const size_t n_fallbacks = consort_session_n_fallbacks(session);
+  if (n_fallbacks == 0) fprintf(stderr, "  %-12s none\n", "fallbacks");
+  for (size_t i = 0; i < n_fallbacks; i++) {
+    consort_fallback fallback = {.struct_size = sizeof fallback};
+    if (consort_session_fallback(session, i, &fallback, NULL) != CS_OK) continue;
+    char bytes[CLI_BYTES_TEXT];
+    fprintf(stderr, "  %-12s %s: %u a step on %s instead of %s, %s a token (%s)\n",
+            i ? "" : "fallbacks", fallback.op, fallback.count, fallback.device,
+            fallback.asked_device, cli_format_bytes(fallback.bytes_per_token, bytes),
+            fallback.reason);
+  }
+}
+
+static void print_stats(const consort_session *session, const consort_generate_result *result) {
+  char bytes[CLI_BYTES_TEXT];
+  fprintf(stderr, "  %-12s %-14s %10.1f tokens/s  %6u tokens\n", "prefill",
+          consort_session_prefill(session), result->prefill_tokens_per_s, result->n_prompt_tokens);
+  fprintf(stderr, "  %-12s %-14s %10.1f tokens/s  %6u tokens\n", "decode",
+          consort_session_decode(session), result->decode_tokens_per_s, result->n_tokens);
+  fprintf(stderr, "  %-12s %25.2f ms\n", "TTFT", result->ttft_ms);
+  fprintf(stderr, "  %-12s %25.2f ms\n", "TPOT", result->tpot_ms);
+  if (result->kv_pieces == 0) {
+    fprintf(stderr, "  %-12s nothing moved\n", "KV");
+  } else {
+    fprintf(stderr, "  %-12s %s in %llu pieces, %s\n", "KV moved",
+            cli_format_bytes(result->kv_bytes, bytes), (unsigned long long)result->kv_pieces,
+            result->kv_verified ? "all verified" : "not verified");
+    fprintf(stderr, "  %-12s %.2f ms, of which %.2f ms exposed\n", "KV transfer", result->kv_ms,
+            result->kv_exposed_ms);
+  }
+  print_fallbacks(session);
+}
+
+/* ---- the run ---- */
+
+static int report(const run_flags *flags, const consort_session *session,
+                  const consort_generate_result *result) {
+  if (!flags->json) putchar('\n');
+  const int status = flags->json ? print_json(session, result) : cli_finish_output();
+  if (flags->stats) print_stats(session, result);
+  return interrupted ? CLI_INTERRUPTED : status;
+}
+
+static int generate(const run_flags *flags, consort_session *session) {
+  const consort_generate_options options = {
+      .struct_size = sizeof options,
+      .n_tokens = flags->n_tokens,
+      .temperature = (float)flags->temperature,
+      .top_k = flags->top_k,
+      .top_p = (float)flags->top_p,
+      .min_p = (float)flags->min_p,
+      .seed = flags->seed,
+      .on_token = on_token,
+      .user = (void *)flags,
+  };
+  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, previous;
+  sigaction(SIGINT, &action, &previous);
+  cs_error error = CS_ERROR_INIT;
+  consort_generate_result result = {.struct_size = sizeof result};
+  const cs_status generated = consort_generate(session, flags->prompt, &options, &result, &error);
+  sigaction(SIGINT, &previous, NULL);
+
+  int status;
+  if (generated == CS_OK)
+    status = report(flags, session, &result);
+  else if (interrupted)
+    status = CLI_INTERRUPTED;
+  else
+    status = cli_library_error(flags->path, &error);
+  consort_free(result.tokens);
+  consort_free(result.text);
+  return status;
+}
+
+static int run_model(const run_flags *flags, consort_runtime *runtime) {
+  cs_error error = CS_ERROR_INIT;
+  consort_model *model;
+  if (consort_model_open(runtime, flags->path, &model, &error) != CS_OK)
+    return cli_library_error(flags->path, &error);
+  consort_session *session;
+  int status = cli_session_create(runtime, model, flags->path, &flags->placement, &session);
+  if (status == CLI_DONE) {
+    const char *reason = consort_session_reason(session);
+    if (reason[0]) fprintf(stderr, "consort: plan: %s\n", reason);
+    status = generate(flags, session);
+    consort_session_destroy(session);
+  }
+  consort_model_close(model);
+  return status;
+}
+
+static bool parse(run_flags *flags, int argc, char **argv, int *status) {
+  const cli_option options[] = {
+      {"prompt", 'p', CLI_OPTION_STRING, &flags->prompt, "PROMPT", "text to go on from", 0, 0,
+       NULL},
+      {"n-tokens", 'n', CLI_OPTION_COUNT, &flags->n_tokens, "N", "tokens to generate at most (128)",
+       1, 1 << 20, NULL},
+      CLI_PLACEMENT_OPTIONS(&flags->placement),
+      {"ctx", 0, CLI_OPTION_COUNT, &flags->placement.n_context, "N",
+       "context in tokens (the model's own, at most 4096)", 1, UINT32_MAX, NULL},
+      {"temp", 0, CLI_OPTION_NUMBER, &flags->temperature, "T",
+       "temperature (0: the likeliest token)", 0, 100, NULL},
+      {"top-k", 0, CLI_OPTION_COUNT, &flags->top_k, "K", "sample from the K likeliest (0: all)", 0,
+       UINT32_MAX, NULL},
+      {"top-p", 0, CLI_OPTION_NUMBER, &flags->top_p, "P",
+       "sample from the likeliest that make up P (1: all)", 0, 1, NULL},
+      {"min-p", 0, CLI_OPTION_NUMBER, &flags->min_p, "P",
+       "drop tokens below P times the likeliest (0: none)", 0, 1, NULL},
+      {"seed", 0, CLI_OPTION_SEED, &flags->seed, "S", "seed of the sampler (0)", 0, 0, NULL},
+      {"stats", 0, CLI_OPTION_FLAG, &flags->stats, NULL, "print times and KV transfer at the end",
+       0, 0, NULL},
+      {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},
+  };
+  const cli_operand operands[] = {{.name = "MODEL", .value = &flags->path}};
+  const cli_syntax syntax = {
+      .command = "run",
+      .usage = "MODEL -p PROMPT [-n N] [--prefill DEV] [--decode DEV] [...]",
+      .summary = "Generates text. Without --prefill and --decode the planner chooses and says why.",
+      .options = options,
+      .n_options = sizeof options / sizeof options[0],
+      .operands = operands,
+      .n_operands = sizeof operands / sizeof operands[0],
+  };
+  if (!cli_options_parse(&syntax, argc, argv, status)) return false;
+  if (flags->prompt) return true;
+  *status = cli_usage_error("run", "-p PROMPT is missing");
+  return false;
+}
+
+int cli_run(int argc, char **argv) {
+  run_flags flags = {0};
+  int status;
+  if (!parse(&flags, argc, argv, &status)) return status;
+  consort_runtime *runtime;
+  if ((status = cli_runtime_create(&runtime)) != CLI_DONE) return status;
+  status = run_model(&flags, runtime);
+  consort_runtime_destroy(runtime);
+  return status;
+}

@@ -1,0 +1,89 @@
+/* Log lines below "error" are shown as they come. Lines at "error" are the same failures that the
+ * command is about to report in its one error line, so they appear only when CONSORT_LOG asks. */
+#include "cli/setup.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/command.h"
+#include "cli/report.h"
+
+#define LOG_ERROR 0
+#define LOG_WARN  1
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+#define N_LEVELS (sizeof level_names / sizeof level_names[0])
+
+static void print_log_line(void *user, uint32_t level, const char *line) {
+  (void)user;
+  if (level == LOG_ERROR && !getenv("CONSORT_LOG")) return;
+  if (level == LOG_ERROR)
+    fprintf(stderr, "consort: log: %s\n", line);
+  else
+    fprintf(stderr, "consort: %s: %s\n", level < N_LEVELS ? level_names[level] : "log", line);
+}
+
+static int log_level(uint32_t *level) {
+  const char *wanted = getenv("CONSORT_LOG");
+  *level = LOG_WARN;
+  if (!wanted || !*wanted) return CLI_DONE;
+  for (*level = 0; *level < N_LEVELS; ++*level)
+    if (strcmp(wanted, level_names[*level]) == 0) return CLI_DONE;
+  return cli_usage_error("CONSORT_LOG", "\"%s\" is none of error, warn, info, debug", wanted);
+}
+
+int cli_runtime_create(consort_runtime **out) {
+  consort_runtime_options options = {.struct_size = sizeof options, .log = print_log_line};
+  const int status = log_level(&options.log_level);
+  if (status != CLI_DONE) return status;
+  cs_error error = CS_ERROR_INIT;
+  if (consort_runtime_create(&options, out, &error) == CS_OK) return CLI_DONE;
+  return cli_library_error("runtime", &error);
+}
+
+/* One line that rewrites itself, cleared when a device has all its bytes. */
+static void show_progress(void *user, const char *device, uint64_t bytes_done,
+                          uint64_t bytes_total) {
+  enum { WIDTH = 30 };
+  int *last_percent = user;
+  const int percent = bytes_total ? (int)((double)bytes_done * 100 / (double)bytes_total) : 100;
+  if (percent == *last_percent && bytes_done < bytes_total) return;
+  *last_percent = percent;
+  char total[CLI_BYTES_TEXT], bar[WIDTH + 1];
+  const int filled = percent * WIDTH / 100;
+  memset(bar, '#', (size_t)filled);
+  memset(bar + filled, '.', (size_t)(WIDTH - filled));
+  bar[WIDTH] = '\0';
+  fprintf(stderr, "\rloading weights on %s [%s] %3d %% of %s", device, bar, percent,
+          cli_format_bytes(bytes_total, total));
+  if (bytes_done >= bytes_total) fprintf(stderr, "\r\033[K");
+  fflush(stderr);
+}
+
+static uint32_t fallback_policy(const char *name) {
+  if (name && strcmp(name, "strict") == 0) return CONSORT_FALLBACK_STRICT;
+  if (name && strcmp(name, "allow") == 0) return CONSORT_FALLBACK_ALLOW;
+  return CONSORT_FALLBACK_WARN;
+}
+
+int cli_session_create(consort_runtime *runtime, consort_model *model, const char *model_name,
+                       const cli_placement *placement, consort_session **out) {
+  int last_percent = -1;
+  const consort_session_options options = {
+      .struct_size = sizeof options,
+      .n_context = placement->n_context,
+      .prefill = placement->prefill,
+      .decode = placement->decode,
+      .kv_dtype = placement->kv_dtype,
+      .fallback = fallback_policy(placement->fallback),
+      .n_threads = placement->n_threads,
+      .progress = isatty(STDERR_FILENO) ? show_progress : NULL,
+      .progress_user = &last_percent,
+  };
+  cs_error error = CS_ERROR_INIT;
+  if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;
+  if (last_percent >= 0) fprintf(stderr, "\r\033[K");
+  return cli_library_error(model_name, &error);
+}
