@@ -31,14 +31,23 @@ typedef struct cs_gguf_tensor {
  * CS_UNSUPPORTED (version, byte order), CS_OUT_OF_MEMORY. */
 cs_status cs_gguf_open(const char *path, cs_gguf **out, cs_error *error);
 
-/* The same over memory that outlives the result (tests and fuzzing); `name` stands for the path. */
+/* The same over memory that outlives the result and is aligned as malloc does it (tests and
+ * fuzzing); `name` stands for the path. */
 cs_status cs_gguf_open_memory(const char *name, const void *data, size_t bytes, cs_gguf **out,
                               cs_error *error);
 void cs_gguf_close(cs_gguf *gguf);
 
+/* Fills *error (may be NULL) with "FILE: " and a printf-style reason, on one line whatever the
+ * file's own strings hold. Returns code. */
+cs_status cs_gguf_fail(const cs_gguf *gguf, cs_error *error, cs_status code, const char *format,
+                       ...) __attribute__((format(printf, 4, 5)));
+
 const char *cs_gguf_path(const cs_gguf *gguf);
+uint64_t cs_gguf_bytes(const cs_gguf *gguf); /* size of the file */
 size_t cs_gguf_n_tensors(const cs_gguf *gguf);
 const cs_gguf_tensor *cs_gguf_tensor_at(const cs_gguf *gguf, size_t index);
+/* "q2_k" for a GGUF tensor type, "unknown" for a number that has no name here. */
+const char *cs_gguf_type_name(uint32_t file_type);
 /* NULL when absent. */
 const cs_gguf_tensor *cs_gguf_find_tensor(const cs_gguf *gguf, const char *name);
 

@@ -29,7 +29,7 @@ typedef struct cs_kv_sequence {
  * few. */
 cs_status cs_kv_sequence_reserve(cs_kv_pool *pool, cs_kv_sequence *sequence, uint64_t n_tokens,
                                  cs_error *error);
-/* The cache slot of a position that was reserved. */
+/* The cache slot of a position; -1 when it was not reserved. */
 int32_t cs_kv_sequence_slot(const cs_kv_pool *pool, const cs_kv_sequence *sequence,
                             uint64_t position);
 /* Gives all blocks back and zeroes the sequence. */

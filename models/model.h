@@ -48,9 +48,15 @@ typedef struct cs_model_weight {
  * missing or has the wrong shape; all name the file. */
 cs_status cs_model_open(const char *path, cs_model **out, cs_error *error);
 
+/* The tokenizer alone, of a file of any architecture, vocabulary-only files included: the model has
+ * no weights, and of its configuration only architecture, name and n_vocab are filled. */
+cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *error);
+
 /* A model of seeded random weights in memory, for benchmarks: shape "llama-1b" (16 layers, 2048
  * wide, 32 heads, 8 KV heads, FFN 8192, vocabulary 32000), "llama-8b", "llama-tiny"; matrices in
- * `dtype`. It has no tokenizer. */
+ * `dtype`. One pool of random blocks is made and repeated: all matrices are windows into it, so
+ * that a model of many gigabytes costs the host only its largest matrix. It has no tokenizer.
+ * CS_NOT_FOUND names a shape that is not known, CS_UNSUPPORTED a dtype that is no weight format. */
 cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, cs_model **out,
                               cs_error *error);
 void cs_model_retain(cs_model *model);
@@ -76,5 +82,13 @@ uint64_t cs_model_kv_bytes_per_token(const cs_model *model, uint32_t kv_dtype);
 
 /* Borrowed; NULL for a model without one. */
 const cs_tokenizer *cs_model_tokenizer(const cs_model *model);
+
+/* The same with the reason: CS_NOT_FOUND when the file has none, CS_UNSUPPORTED when it is of a
+ * kind that is not served. */
+cs_status cs_model_need_tokenizer(const cs_model *model, const cs_tokenizer **out, cs_error *error);
+
+/* The file behind the model, borrowed; NULL for a model in memory. */
+typedef struct cs_gguf cs_gguf;
+const cs_gguf *cs_model_gguf(const cs_model *model);
 
 #endif
