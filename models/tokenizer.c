@@ -131,8 +131,7 @@ static cs_status build_table(cs_tokenizer *t, const cs_gguf *gguf, cs_error *err
   for (uint32_t i = 0; i < t->n_vocab; i++) {
     const cs_piece *piece = &t->pieces[i];
     if (!is_text(piece)) continue;
-    const uint32_t place = find_place(t, piece->text, piece->bytes);
-    if (t->table[place] < 0) t->table[place] = (int32_t)i; /* of equal spellings the first */
+    t->table[find_place(t, piece->text, piece->bytes)] = (int32_t)i; /* of equals the last */
   }
   return CS_OK;
 }

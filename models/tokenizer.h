@@ -20,9 +20,9 @@ int32_t cs_tokenizer_eos(const cs_tokenizer *tokenizer);             /* -1: none
 bool cs_tokenizer_is_end(const cs_tokenizer *tokenizer, int32_t id); /* EOS, EOT and the like */
 
 /* Encodes text_bytes bytes of any content. `special`: add BOS and EOS as the file asks, and take
- * control tokens in the text as such; user-defined tokens are always taken whole. Where the file
- * asks for a space in front, each stretch of text between such tokens gets one. CS_OUT_OF_RANGE for
- * more than 64 MiB of text. *ids is allocated with malloc and owned by the caller. */
+ * control tokens in the text as such; what lies between two of them is then encoded as a text of
+ * its own. User-defined tokens are always taken whole. CS_OUT_OF_RANGE for more than 64 MiB of
+ * text. *ids is allocated with malloc and owned by the caller. */
 cs_status cs_tokenizer_encode(const cs_tokenizer *tokenizer, const char *text, size_t text_bytes,
                               bool special, int32_t **ids, size_t *n_ids, cs_error *error);
 

@@ -178,11 +178,11 @@ static char *mark_spaces(const char *text, size_t bytes, bool prefix, size_t *ma
   return marked;
 }
 
-static cs_status encode_plain(const cs_tokenizer *t, const char *text, size_t bytes, id_list *list,
-                              cs_error *error) {
-  if (bytes == 0) return CS_OK;
+static cs_status encode_plain(const cs_tokenizer *t, const char *text, size_t bytes, bool prefix,
+                              id_list *list, cs_error *error) {
+  if (bytes == 0 && !prefix) return CS_OK;
   size_t marked_bytes;
-  char *marked = mark_spaces(text, bytes, t->add_space_prefix, &marked_bytes);
+  char *marked = mark_spaces(text, bytes, prefix, &marked_bytes);
   merger m = {.tokenizer = t};
   m.symbols = malloc(marked_bytes * sizeof *m.symbols);
   m.heap = malloc(3 * marked_bytes * sizeof *m.heap); /* each merge adds two pairs at most */
@@ -202,34 +202,59 @@ static cs_status encode_plain(const cs_tokenizer *t, const char *text, size_t by
 
 /* ---- special tokens ---------------------------------------------------------------------- */
 
-/* The longest special token that the text begins with, -1 when none. */
-static int32_t match_special(const cs_tokenizer *t, const char *text, size_t bytes, bool control) {
+/* The longest token of that type that the text begins with, -1 when none. */
+static int32_t match_special(const cs_tokenizer *t, const char *text, size_t bytes, uint32_t type) {
   if (!t->special_starts[(uint8_t)text[0]]) return -1;
   for (uint32_t i = 0; i < t->n_specials; i++) {
     const cs_piece *piece = &t->pieces[t->specials[i]];
-    if (piece->type == CS_PIECE_CONTROL && !control) continue;
-    if (piece->bytes <= bytes && memcmp(piece->text, text, piece->bytes) == 0)
+    if (piece->type == type && piece->bytes <= bytes &&
+        memcmp(piece->text, text, piece->bytes) == 0)
       return t->specials[i];
   }
   return -1;
 }
 
-static cs_status encode_text(const cs_tokenizer *t, const char *text, size_t bytes, bool control,
-                             id_list *list, cs_error *error) {
-  size_t begin = 0;
-  for (size_t at = 0; at < bytes;) {
-    const int32_t id = match_special(t, text + at, bytes - at, control);
-    if (id < 0) {
-      at++;
-      continue;
-    }
-    const cs_status status = encode_plain(t, text + begin, at - begin, list, error);
-    if (status != CS_OK) return status;
-    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-    at += t->pieces[id].bytes;
-    begin = at;
+/* The first place from `at` on where a token of that type stands; `bytes` when there is none. */
+static size_t find_special(const cs_tokenizer *t, const char *text, size_t at, size_t bytes,
+                           uint32_t type, int32_t *id) {
+  *id = -1;
+  for (; at < bytes; at++) {
+    *id = match_special(t, text + at, bytes - at, type);
+    if (*id >= 0) break;
   }
-  return encode_plain(t, text + begin, bytes - begin, list, error);
+  return at;
+}
+
+/* User-defined tokens are cut out; the space in front comes once, before whatever is first. */
+static cs_status encode_stretch(const cs_tokenizer *t, const char *text, size_t bytes,
+                                id_list *list, cs_error *error) {
+  bool prefix = t->add_space_prefix;
+  for (size_t begin = 0; begin < bytes;) {
+    int32_t id;
+    const size_t end = find_special(t, text, begin, bytes, CS_PIECE_USER_DEFINED, &id);
+    const cs_status status = encode_plain(t, text + begin, end - begin, prefix, list, error);
+    if (status != CS_OK) return status;
+    if (id < 0) return CS_OK;
+    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+    prefix = false;
+    begin = end + t->pieces[id].bytes;
+  }
+  return CS_OK;
+}
+
+/* What lies between two control tokens is encoded as a text of its own. */
+static cs_status encode_stretches(const cs_tokenizer *t, const char *text, size_t bytes,
+                                  id_list *list, cs_error *error) {
+  for (size_t begin = 0; begin < bytes;) {
+    int32_t id;
+    const size_t end = find_special(t, text, begin, bytes, CS_PIECE_CONTROL, &id);
+    const cs_status status = encode_stretch(t, text + begin, end - begin, list, error);
+    if (status != CS_OK) return status;
+    if (id < 0) return CS_OK;
+    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+    begin = end + t->pieces[id].bytes;
+  }
+  return CS_OK;
 }
 
 cs_status cs_tokenizer_encode(const cs_tokenizer *t, const char *text, size_t text_bytes,
@@ -244,7 +269,8 @@ cs_status cs_tokenizer_encode(const cs_tokenizer *t, const char *text, size_t te
   const bool eos = special && t->add_eos && t->eos >= 0;
   cs_status status = CS_OK;
   if (bos && !append(&list, t->bos)) goto err_memory;
-  status = encode_text(t, text, text_bytes, special, &list, error);
+  status = special ? encode_stretches(t, text, text_bytes, &list, error)
+                   : encode_stretch(t, text, text_bytes, &list, error);
   if (status != CS_OK) goto err_free_list;
   if (eos && !append(&list, t->eos)) goto err_memory;
   *ids = list.ids;
