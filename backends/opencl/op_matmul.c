@@ -1,0 +1,145 @@
+/* Rules of matmul and moe_matmul: both read weights that pack.c laid in tiles of 32 rows. */
+#include "plan.h"
+
+#define F32_ONLY   CS_DTYPE_BIT(CS_DTYPE_F32)
+#define I32_ONLY   CS_DTYPE_BIT(CS_DTYPE_I32)
+#define BLOCK      64  /* rows of matmul_block, and its columns on a GPU */
+#define GROUP      256 /* items of a group on a GPU */
+#define FEW_ROWS   1   /* up to here each row streams the weights by itself on a CPU */
+#define FEW_ON_GPU 8
+
+static bool find_module(opencl_rule_context *context, uint32_t dtype) {
+  switch (dtype) {
+  case CS_DTYPE_F32:
+    context->module = MODULE_MATMUL_F32;
+    return true;
+  case CS_DTYPE_F16:
+    context->module = MODULE_MATMUL_F16;
+    return true;
+  case CS_DTYPE_BF16:
+    context->module = MODULE_MATMUL_BF16;
+    return true;
+  case CS_DTYPE_Q8_0:
+    context->module = MODULE_MATMUL_Q8_0;
+    return true;
+  case CS_DTYPE_Q4_0:
+    context->module = MODULE_MATMUL_Q4_0;
+    return true;
+  default:
+    return opencl_refuse(context, "weight: dtype %u is not served", dtype);
+  }
+}
+
+/* A packed weight of shape ([n_matrices,] n_out, n_in). */
+static bool want_weight(opencl_rule_context *context, uint64_t n_matrices, uint64_t n_out,
+                        uint64_t n_in) {
+  const cs_tensor *weight = &context->op->operands[2];
+  if (weight->layout != CS_LAYOUT_PACKED) return opencl_refuse(context, "weight is not packed");
+  if (!find_module(context, weight->dtype)) return false;
+  if (cs_sdk_dtype_bytes(weight->dtype, n_in) == 0 || n_out == 0 || n_matrices == 0)
+    return opencl_refuse(context, "weight: rows are not whole blocks, or there are none");
+  if (n_out > INT32_MAX || n_in > INT32_MAX || n_matrices > INT32_MAX)
+    return opencl_refuse(context, "weight: extents out of range");
+  if (!context->plan) return true;
+  const cs_plugin_memory *memory = weight->memory;
+  if (!memory || memory->device != context->device || memory->packing != PACKING_TILES ||
+      memory->dtype != weight->dtype || memory->n_matrices != n_matrices ||
+      memory->n_rows != n_out || memory->n_columns != n_in || weight->offset_bytes != 0)
+    return opencl_refuse(context, "weight is not what weights_pack made for a matmul");
+  return true;
+}
+
+/* The arguments that TARGET stands for in the kernels; an op without these operands gives
+ * CS_MAX_OPERANDS for their numbers. */
+static void arg_target(opencl_rule_context *context, uint32_t bias, uint32_t residual, float cap,
+                       uint64_t n_out) {
+  opencl_arg_tensor(context, 0);
+  if (bias < CS_MAX_OPERANDS) {
+    opencl_arg_vector(context, bias);
+    opencl_arg_tensor(context, residual);
+  } else {
+    opencl_arg_memory(context, NULL);
+    opencl_arg_u64(context, 0);
+    opencl_arg_memory(context, NULL);
+    opencl_arg_u64(context, 0);
+    opencl_arg_u64(context, 0);
+  }
+  opencl_arg_f32(context, cap);
+  opencl_arg_u64(context, n_out);
+}
+
+static void begin_vector(opencl_rule_context *context, uint64_t n_rows, uint64_t n_out) {
+  const uint64_t n_tiles = (n_out + OPENCL_TILE - 1) / OPENCL_TILE;
+  const uint64_t items = context->device->variant == OPENCL_VARIANT_CPU ? 1 : GROUP;
+  opencl_step_begin(context, KERNEL_MATMUL_VECTOR, n_rows * items, n_tiles, 1, items);
+}
+
+static void begin_block(opencl_rule_context *context, uint64_t n_rows, uint64_t n_out) {
+  const uint64_t blocks = (n_rows + BLOCK - 1) / BLOCK;
+  if (context->device->variant == OPENCL_VARIANT_CPU)
+    opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks, (n_out + OPENCL_TILE - 1) / OPENCL_TILE,
+                      1, 1);
+  else
+    opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks * GROUP, (n_out + BLOCK - 1) / BLOCK, 1,
+                      GROUP);
+}
+
+/* out(n, n_out) x(n, n_in) weight(n_out, n_in) [bias(n_out)] [residual(n, n_out)] */
+bool opencl_rule_matmul(opencl_rule_context *context) {
+  const cs_matmul_params *params = context->op->params;
+  const cs_tensor *weight = &context->op->operands[2];
+  if (weight->rank != 2) return opencl_refuse(context, "weight is not (n_out, n_in)");
+  const uint64_t n = cs_sdk_tensor_rows(&context->op->operands[1]);
+  const uint64_t n_out = weight->dims[0], n_in = weight->dims[1];
+  if (!want_weight(context, 1, n_out, n_in)) return false;
+  if (!opencl_want_tensor(context, 0, "out", F32_ONLY, n, n_out)) return false;
+  if (!opencl_want_tensor(context, 1, "x", F32_ONLY, n, n_in)) return false;
+  if (opencl_has(context, 3) && !opencl_want_vector(context, 3, "bias", F32_ONLY, n_out))
+    return false;
+  if (opencl_has(context, 4) && !opencl_want_tensor(context, 4, "residual", F32_ONLY, n, n_out))
+    return false;
+  const bool cpu = context->device->variant == OPENCL_VARIANT_CPU;
+  const bool few = n <= (cpu ? FEW_ROWS : FEW_ON_GPU);
+  if (few)
+    begin_vector(context, n, n_out);
+  else
+    begin_block(context, n, n_out);
+  arg_target(context, 3, 4, params->soft_cap, n_out);
+  opencl_arg_tensor(context, 1);
+  opencl_arg_vector(context, 2);
+  opencl_arg_u64(context, n_in);
+  if (!few) {
+    opencl_arg_u64(context, n);
+    return true;
+  }
+  opencl_arg_memory(context, NULL); /* no experts */
+  opencl_arg_u64(context, 0);
+  opencl_arg_u64(context, 0);
+  for (uint32_t i = 0; i < 3; i++)
+    opencl_arg_u32(context, 1);
+  return true;
+}
+
+/* out(n * k, n_out) x(n or n * k, n_in) weight(n_experts, n_out, n_in) ids(n, k) */
+bool opencl_rule_moe_matmul(opencl_rule_context *context) {
+  const cs_tensor *weight = &context->op->operands[2], *ids = &context->op->operands[3];
+  if (weight->rank != 3) return opencl_refuse(context, "weight is not (n_experts, n_out, n_in)");
+  const uint64_t n = cs_sdk_tensor_rows(ids), k = cs_sdk_tensor_columns(ids);
+  const uint64_t x_rows = cs_sdk_tensor_rows(&context->op->operands[1]);
+  const uint64_t n_experts = weight->dims[0], n_out = weight->dims[1], n_in = weight->dims[2];
+  if (!want_weight(context, n_experts, n_out, n_in)) return false;
+  if (!opencl_want_tensor(context, 3, "ids", I32_ONLY, n, k)) return false;
+  if (x_rows != n && x_rows != n * k) return opencl_refuse(context, "x has neither n nor n k rows");
+  if (!opencl_want_tensor(context, 0, "out", F32_ONLY, n * k, n_out)) return false;
+  if (!opencl_want_tensor(context, 1, "x", F32_ONLY, x_rows, n_in)) return false;
+  begin_vector(context, n * k, n_out);
+  arg_target(context, CS_MAX_OPERANDS, CS_MAX_OPERANDS, 0.0f, n_out);
+  opencl_arg_tensor(context, 1);
+  opencl_arg_vector(context, 2);
+  opencl_arg_u64(context, n_in);
+  opencl_arg_tensor(context, 3);
+  opencl_arg_u32(context, k);
+  opencl_arg_u32(context, x_rows == n ? k : 1);
+  opencl_arg_u32(context, n_experts);
+  return true;
+}

@@ -1,0 +1,7 @@
+if(TARGET consort_plugin_opencl)
+  set(opencl_tests opencl_ops_test)
+  foreach(test ${opencl_tests})
+    consort_add_unit_test(${test} consort_abi ${CMAKE_DL_LIBS} m)
+    add_dependencies(${test} consort_plugin_opencl)
+  endforeach()
+endif()
