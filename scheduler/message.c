@@ -84,7 +84,7 @@ static void codec_blob(message_codec *codec, cs_blob *blob, size_t element, cons
   }
   if (!codec_take(codec, (size_t)blob->bytes, field)) return;
   if (codec->pass == PASS_READ) blob->data = codec->from + codec->at;
-  if (codec->pass == PASS_WRITE && blob->bytes > 0 && blob->data != codec->to + codec->at)
+  if (codec->pass == PASS_WRITE && blob->bytes > 0)
     memcpy(codec->to + codec->at, blob->data, (size_t)blob->bytes);
   codec->at += (size_t)blob->bytes;
 }
@@ -194,6 +194,7 @@ static void visit_body(message_codec *codec, cs_message *message) {
   case CS_MESSAGE_DONE:
     visit_done(codec, &message->done);
     break;
+  case CS_MESSAGE_SENT:
   case CS_MESSAGE_ERROR:
     codec_i32(codec, &message->error.status, "status");
     codec_i32(codec, &message->error.op_index, "op_index");
@@ -212,14 +213,13 @@ static void visit_head(message_codec *codec, cs_message *message, uint64_t *byte
   uint32_t magic = FRAME_MAGIC;
   uint64_t version = CS_MESSAGE_VERSION;
   uint64_t kind = (uint64_t)message->kind;
-  uint32_t reserved = 0;
   codec_u32(codec, &magic, "magic");
   codec_integer(codec, &version, 2, "version");
   codec_integer(codec, &kind, 2, "kind");
   codec_u64(codec, bytes, "bytes");
   codec_u64(codec, &message->request, "request");
   codec_u32(codec, &message->epoch, "epoch");
-  codec_u32(codec, &reserved, "reserved");
+  codec_u32(codec, &message->sender, "sender");
   message->kind = (cs_message_kind)kind;
   if (codec->bad_field || codec->pass != PASS_READ) return;
   if (magic != FRAME_MAGIC)
@@ -230,8 +230,6 @@ static void visit_head(message_codec *codec, cs_message *message, uint64_t *byte
     codec->bad_field = "kind";
   else if (*bytes != codec->limit)
     codec->bad_field = "bytes";
-  else if (reserved != 0)
-    codec->bad_field = "reserved";
 }
 
 cs_frame *cs_frame_create(size_t bytes) {
@@ -259,33 +257,17 @@ static cs_status encoded_bytes(const cs_message *message, uint64_t *bytes, cs_er
   return CS_OK;
 }
 
-cs_status cs_message_encode_into(const cs_message *message, cs_frame *frame, cs_error *error) {
+cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error) {
+  *out = NULL;
   uint64_t bytes = 0;
   const cs_status status = encoded_bytes(message, &bytes, error);
   if (status) return status;
-  if (bytes != frame->bytes)
-    return cs_error_set(error, CS_OUT_OF_RANGE, "%s message: needs %llu bytes, the frame has %zu",
-                        cs_message_kind_name((uint32_t)message->kind), (unsigned long long)bytes,
-                        frame->bytes);
+  cs_frame *const frame = cs_frame_create((size_t)bytes);
+  if (!frame) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a message");
   cs_message copy = *message;
   message_codec codec = {.pass = PASS_WRITE, .to = frame->data, .limit = frame->bytes};
   visit_head(&codec, &copy, &bytes);
   visit_body(&codec, &copy);
-  return CS_OK;
-}
-
-cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error) {
-  *out = NULL;
-  uint64_t bytes = 0;
-  cs_status status = encoded_bytes(message, &bytes, error);
-  if (status) return status;
-  cs_frame *const frame = cs_frame_create((size_t)bytes);
-  if (!frame) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a message");
-  status = cs_message_encode_into(message, frame, error);
-  if (status) {
-    cs_frame_destroy(frame);
-    return status;
-  }
   *out = frame;
   return CS_OK;
 }

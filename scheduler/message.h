@@ -7,8 +7,8 @@
  *   worker -> router    KV_OFFER, KV_ACCEPT, COMMIT, TOKEN, LOGITS, STATS
  *                       and for each PREFILL or DECODE exactly one DONE or ERROR
  *
- * A frame is 32 bytes of head (magic, version, kind, bytes, request, epoch) and a body whose
- * fields follow each other as in the structs below. */
+ * A frame is 32 bytes of head (magic, version, kind, bytes, request, epoch, sender) and a body
+ * whose fields follow each other as in the structs below. */
 #ifndef SCHEDULER_MESSAGE_H
 #define SCHEDULER_MESSAGE_H
 
@@ -20,9 +20,7 @@
 
 #define CS_MESSAGE_VERSION    1
 #define CS_MESSAGE_HEAD_BYTES 32
-/* Where the payload of a KV_PIECE begins in its frame. */
-#define CS_MESSAGE_PIECE_PAYLOAD_OFFSET 64
-#define CS_MESSAGE_MAX_BYTES            (UINT64_C(1) << 32)
+#define CS_MESSAGE_MAX_BYTES  (UINT64_C(1) << 32)
 
 typedef enum cs_message_kind {
   CS_MESSAGE_PREFILL = 1,
@@ -129,6 +127,7 @@ typedef struct cs_done_message {
   uint64_t decode_us;
 } cs_done_message;
 
+/* SENT carries one, too: status 0 when all pieces went out. */
 typedef struct cs_error_message {
   int32_t status;
   int32_t op_index;
@@ -149,6 +148,7 @@ typedef struct cs_message {
   cs_message_kind kind;
   uint32_t epoch; /* of the request: what comes from an earlier attempt is dropped */
   uint64_t request;
+  uint32_t sender; /* the worker's number; 0 from the router */
   union {
     cs_prefill_message prefill;
     cs_decode_message decode;
@@ -177,10 +177,6 @@ void cs_frame_destroy(cs_frame *frame);
 
 /* Serializes. *out is owned by the caller. */
 cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error);
-
-/* Serializes into a frame of exactly the right size; a blob that lies in its place already stays
- * there (a KV payload that was written straight into the frame). */
-cs_status cs_message_encode_into(const cs_message *message, cs_frame *frame, cs_error *error);
 
 /* Reads. Blobs are borrowed from `data`. CS_CORRUPT names the field that does not fit; any bytes
  * are safe to give. */

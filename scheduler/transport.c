@@ -72,7 +72,7 @@ static cs_status mailbox_send(cs_link *link, cs_frame *frame, uint64_t timeout_u
   if (!status || (status == CS_TIMEOUT && has_room(mailbox, frame->bytes))) {
     status = CS_OK;
     frame->arrived_us = cs_now_us();
-    *added = (entry){.frame = frame};
+    *added = (mailbox_entry){.frame = frame};
     if (mailbox->last)
       mailbox->last->next = added;
     else

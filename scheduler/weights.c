@@ -100,8 +100,7 @@ static cs_status load_one(weight_loader *loader, size_t device, size_t key, cs_e
   cs_device *const on = weights->devices[device];
   const cs_status status =
       from->usage ? pack(from, usage, on, buffer, error) : upload(from, on, buffer, error);
-  if (status)
-    return cs_error_prefix(error, status, "%s: weight %s", cs_device_name(on), from->name);
+  if (status) return cs_error_prefix(error, status, "weight %s", from->name);
   pthread_mutex_lock(&loader->mutex);
   loader->done_bytes[device] += from->bytes;
   if (loader->progress)
