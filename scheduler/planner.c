@@ -122,7 +122,7 @@ static void drop_last_device(consort_plan *plan) {
   *last = (planned_device){0};
 }
 
-/* "cpu:0,opencl:0" */
+/* "NAME:0,NAME:1" */
 static cs_status add_listed(consort_plan *plan, cs_runtime *runtime, const char *list,
                             cs_error *error) {
   cs_status status = CS_OK;

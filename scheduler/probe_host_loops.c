@@ -139,7 +139,7 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) static uint64_t bf16_dot(
   return (uint64_t)_mm512_cvtss_f32(sums[0]);
 }
 
-/* CPUID leaf 7, subleaf 1, EAX bit 5 (Intel SDM, volume 2, CPUID): some compilers' own test does
+/* CPUID leaf 7, subleaf 1, EAX bit 5 is AVX512_BF16: some compilers' own test does
  * not know it. avx512f tells that the operating system keeps the registers. */
 static int has_avx512_bf16(void) {
   unsigned a, b, c, d;

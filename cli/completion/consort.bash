@@ -1,0 +1,60 @@
+# bash completion for consort
+
+_consort_devices() {
+  consort devices --json 2>/dev/null |
+    sed -n 's/^ *"name": "\([a-z0-9_-]*:[0-9]*\)",*$/\1/p'
+}
+
+_consort() {
+  local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads"
+  COMPREPLY=()
+
+  # A colon splits words: "--decode cpu:0" arrives as "cpu", ":" and "0".
+  if declare -F _get_comp_words_by_ref >/dev/null; then
+    _get_comp_words_by_ref -n : -c current -p previous
+  fi
+
+  if ((COMP_CWORD == 1)); then
+    mapfile -t COMPREPLY < <(compgen -W \
+      "devices info run tokenize logits bench plan cts --version --help" -- "$current")
+    return
+  fi
+
+  case $previous in
+    --prefill | --decode | --device)
+      mapfile -t COMPREPLY < <(compgen -W "$(_consort_devices)" -- "$current")
+      if declare -F __ltrim_colon_completions >/dev/null; then
+        __ltrim_colon_completions "$current"
+      fi
+      return ;;
+    --kv-dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8" -- "$current"); return ;;
+    --fallback) mapfile -t COMPREPLY < <(compgen -W "strict warn allow" -- "$current"); return ;;
+    --shape)
+      mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
+    --format)
+      mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0" -- "$current"); return ;;
+    -o | --output) mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+  esac
+
+  local options
+  case $command in
+    devices | info) options="--json" ;;
+    run) options="-p --prompt -n --n-tokens $placement --ctx --temp --top-k --top-p --min-p --seed
+                  --stats --json" ;;
+    tokenize) options="--no-special --json" ;;
+    logits) options="--tokens --device $placement --split -o --output" ;;
+    bench) options="--shape --format $placement -p --n-prompt -n --n-output -b --batch
+                    -r --repetitions --json" ;;
+    plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot
+                   --measure-again --json" ;;
+    cts) options="--require --json --junit --html" ;;
+  esac
+  if [[ $current == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$options --help" -- "$current")
+  else
+    mapfile -t COMPREPLY < <(compgen -f -- "$current")
+  fi
+}
+
+complete -o filenames -F _consort consort
