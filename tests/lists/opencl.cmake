@@ -1,5 +1,5 @@
 if(TARGET consort_plugin_opencl)
-  set(opencl_tests opencl_ops_test)
+  set(opencl_tests opencl_ops_test opencl_kv_test opencl_device_test opencl_absent_test)
   foreach(test ${opencl_tests})
     consort_add_unit_test(${test} consort_abi ${CMAKE_DL_LIBS} m)
     add_dependencies(${test} consort_plugin_opencl)

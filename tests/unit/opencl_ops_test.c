@@ -30,7 +30,9 @@ static void check_binary(uint32_t id, size_t rows, size_t columns, bool in_place
   const cs_tensor operands[] = {to->tensor, a.tensor, b.tensor};
   run_op(&h, id, operands, 3, NULL);
   field_download(&h, to);
-  check_nmse(to, reference, CS_NMSE_LIMIT_F32, "elementwise");
+  char what[64];
+  snprintf(what, sizeof what, "op %u of %zu x %zu", id, rows, columns);
+  check_nmse(to, reference, CS_NMSE_LIMIT_F32, what);
   free(reference);
   field_free(&h, &a);
   field_free(&h, &b);
