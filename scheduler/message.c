@@ -295,6 +295,7 @@ const char *cs_message_kind_name(uint32_t kind) {
       [CS_MESSAGE_ERROR] = "ERROR",       [CS_MESSAGE_CANCEL] = "CANCEL",
       [CS_MESSAGE_STATS] = "STATS",       [CS_MESSAGE_STATS_REQUEST] = "STATS_REQUEST",
       [CS_MESSAGE_SHUTDOWN] = "SHUTDOWN", [CS_MESSAGE_SENT] = "SENT",
+      [CS_MESSAGE_PROGRESS] = "PROGRESS",
   };
   return kind < CS_MESSAGE_LIMIT && names[kind] ? names[kind] : "?";
 }

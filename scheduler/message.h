@@ -4,7 +4,7 @@
  *   router -> decode    DECODE, CANCEL, STATS_REQUEST, SHUTDOWN
  *   router -> prefill   PREFILL, CANCEL, ...
  *   prefill -> decode   KV_PIECE ..., KV_END
- *   worker -> router    KV_OFFER, KV_ACCEPT, COMMIT, TOKEN, LOGITS, STATS
+ *   worker -> router    KV_OFFER, KV_ACCEPT, COMMIT, PROGRESS, TOKEN, LOGITS, STATS
  *                       and for each PREFILL or DECODE exactly one DONE or ERROR
  *
  * A frame is 32 bytes of head (magic, version, kind, bytes, request, epoch, sender) and a body
@@ -39,6 +39,7 @@ typedef enum cs_message_kind {
   CS_MESSAGE_STATS,
   CS_MESSAGE_SENT, /* a worker's transfer engine to its own worker: all pieces are on their way */
   CS_MESSAGE_SHUTDOWN,
+  CS_MESSAGE_PROGRESS, /* a chunk of a prompt is computed: the worker is alive */
   CS_MESSAGE_LIMIT
 } cs_message_kind;
 

@@ -18,8 +18,8 @@ typedef struct cs_router_options {
   uint32_t prefill_number; /* of the workers, as they sign */
   uint32_t decode_number;
   uint32_t decode_peer; /* the prefill worker's number for its link to the decode worker */
-  uint64_t silence_us;  /* a worker that says nothing for so long has failed; 0: 120 s */
-  uint64_t transfer_us; /* longest pause in a KV transfer; 0: 60 s */
+  uint64_t silence_us;  /* a worker that says nothing for so long has failed; 0: 360 s */
+  uint64_t transfer_us; /* longest pause in a KV transfer; 0: 300 s */
 } cs_router_options;
 
 cs_status cs_router_create(const cs_router_options *options, cs_router **out, cs_error *error);

@@ -24,6 +24,7 @@ typedef struct port_slot {
   int32_t range_host[2];
   uint64_t sum_host;
   uint64_t value;      /* of the port's semaphore when the slot is done */
+  uint64_t generation; /* of the port's stream when it was enqueued */
   cs_port_range asked; /* without its block table */
 } port_slot;
 
@@ -39,6 +40,8 @@ struct cs_port {
   cs_stream *stream;
   cs_semaphore *semaphore;
   uint64_t value;
+  uint64_t generation; /* counts streams: a failure poisons one, and the next piece gets another */
+  bool poisoned;
   cs_buffer *workspace;
   port_slot slots[CS_PORT_SLOTS];
 };
@@ -138,6 +141,19 @@ static cs_status create_slot(cs_port *port, port_slot *slot, cs_error *error) {
   return port->has_op ? create_device_slot(port, slot, error) : create_host_slot(port, slot, error);
 }
 
+static cs_status open_stream(cs_port *port, cs_error *error) {
+  cs_stream_destroy(port->stream);
+  if (port->semaphore) cs_semaphore_release(port->semaphore);
+  port->stream = NULL;
+  port->semaphore = NULL;
+  port->value = 0;
+  port->generation++;
+  cs_status status = cs_stream_create(port->device, &port->stream, error);
+  if (!status) status = cs_semaphore_create(port->device, 0, &port->semaphore, error);
+  port->poisoned = status != CS_OK;
+  return status;
+}
+
 static cs_status port_init(cs_port *port, cs_error *error) {
   uint32_t layer = 0;
   const cs_cache_form *const form = cs_kv_cache_form(port->cache);
@@ -146,8 +162,7 @@ static cs_status port_init(cs_port *port, cs_error *error) {
   cs_status status = query_op(port, layer, error);
   if (!status && !port->has_op && !cs_wire_can_convert(form->wire.dtype, port->wire.dtype))
     status = cs_error_set(error, CS_UNSUPPORTED, "its KV cache cannot be converted");
-  if (!status) status = cs_stream_create(port->device, &port->stream, error);
-  if (!status) status = cs_semaphore_create(port->device, 0, &port->semaphore, error);
+  if (!status) status = open_stream(port, error);
   for (uint32_t i = 0; i < CS_PORT_SLOTS && !status; i++)
     status = create_slot(port, &port->slots[i], error);
   return status;
@@ -293,36 +308,63 @@ static void convert_blocks(cs_port *port, port_slot *slot, bool to_wire) {
   }
 }
 
-static cs_status enqueue_signal(cs_port *port, port_slot *slot, cs_error *error) {
-  slot->value = ++port->value;
-  return cs_stream_signal(port->stream, port->semaphore, slot->value, error);
-}
-
-cs_status cs_port_gather(cs_port *port, uint32_t index, const cs_port_range *range,
-                         cs_semaphore *after, uint64_t value, cs_error *error) {
-  port_slot *const slot = &port->slots[index];
+static cs_status begin_slot(cs_port *port, port_slot *slot, const cs_port_range *range,
+                            cs_error *error) {
   cs_status status = check_range(port, range, error);
+  if (!status && port->poisoned) status = open_stream(port, error);
   if (status) return status;
   slot->asked = *range;
   slot->asked.blocks = NULL;
-  status = cs_stream_wait(port->stream, after, value, error);
+  slot->generation = port->generation;
+  return CS_OK;
+}
+
+/* What every enqueueing ends with, well or not. */
+static cs_status end_slot(cs_port *port, port_slot *slot, cs_status status, cs_error *error) {
+  slot->value = port->value + 1;
+  if (!status) status = cs_stream_signal(port->stream, port->semaphore, slot->value, error);
+  if (status)
+    port->poisoned = true;
+  else
+    port->value = slot->value;
+  return status;
+}
+
+static cs_status wait_slot(cs_port *port, const port_slot *slot, uint64_t timeout_us,
+                           cs_error *error) {
+  if (slot->generation != port->generation)
+    return cs_error_set(error, CS_FAILED, "interrupted by the failure of another piece");
+  const cs_status status = cs_semaphore_wait(port->semaphore, slot->value, timeout_us, error);
+  if (status) port->poisoned = true;
+  return status;
+}
+
+static cs_status enqueue_gather(cs_port *port, port_slot *slot, const cs_port_range *range,
+                                cs_semaphore *after, uint64_t value, cs_error *error) {
+  cs_status status = cs_stream_wait(port->stream, after, value, error);
   if (status) return status;
-  if (!port->has_op) {
-    status = enqueue_blocks(port, slot, range->blocks, true, error);
-    return status ? status : enqueue_signal(port, slot, error);
-  }
+  if (!port->has_op) return enqueue_blocks(port, slot, range->blocks, true, error);
   status = enqueue_range(port, slot, range, error);
   if (!status) status = enqueue_op(port, slot, range->layer, error);
   if (!status && slot->staging)
     status = cs_stream_download(port->stream, slot->wire_host, slot->wire, 0,
                                 piece_bytes(port, range->n_tokens), error);
-  return status ? status : enqueue_signal(port, slot, error);
+  return status;
+}
+
+cs_status cs_port_gather(cs_port *port, uint32_t index, const cs_port_range *range,
+                         cs_semaphore *after, uint64_t value, cs_error *error) {
+  port_slot *const slot = &port->slots[index];
+  cs_status status = begin_slot(port, slot, range, error);
+  if (status) return status;
+  status = enqueue_gather(port, slot, range, after, value, error);
+  return end_slot(port, slot, status, error);
 }
 
 cs_status cs_port_finish_gather(cs_port *port, uint32_t index, uint64_t timeout_us,
                                 const void **wire, uint64_t *sum, cs_error *error) {
   port_slot *const slot = &port->slots[index];
-  const cs_status status = cs_semaphore_wait(port->semaphore, slot->value, timeout_us, error);
+  const cs_status status = wait_slot(port, slot, timeout_us, error);
   if (status) return cs_error_prefix(error, status, "KV gather");
   if (!port->has_op) {
     convert_blocks(port, slot, true);
@@ -344,30 +386,32 @@ static cs_status scatter_on_host(cs_port *port, port_slot *slot, const int32_t *
   return enqueue_blocks(port, slot, blocks, false, error);
 }
 
+static cs_status enqueue_scatter(cs_port *port, port_slot *slot, const cs_port_range *range,
+                                 uint64_t timeout_us, cs_error *error) {
+  if (!port->has_op) return scatter_on_host(port, slot, range->blocks, timeout_us, error);
+  cs_status status = CS_OK;
+  if (slot->staging)
+    status = cs_stream_upload(port->stream, slot->wire, 0, slot->wire_host,
+                              piece_bytes(port, range->n_tokens), error);
+  if (!status) status = enqueue_range(port, slot, range, error);
+  if (!status) status = enqueue_op(port, slot, range->layer, error);
+  return status;
+}
+
 cs_status cs_port_scatter(cs_port *port, uint32_t index, const cs_port_range *range,
                           const void *wire, uint64_t timeout_us, cs_error *error) {
   port_slot *const slot = &port->slots[index];
-  cs_status status = check_range(port, range, error);
+  cs_status status = begin_slot(port, slot, range, error);
   if (status) return status;
-  const uint64_t bytes = piece_bytes(port, range->n_tokens);
-  slot->asked = *range;
-  slot->asked.blocks = NULL;
-  memcpy(slot->wire_host, wire, bytes);
-  if (!port->has_op) {
-    status = scatter_on_host(port, slot, range->blocks, timeout_us, error);
-    return status ? status : enqueue_signal(port, slot, error);
-  }
-  if (slot->staging)
-    status = cs_stream_upload(port->stream, slot->wire, 0, slot->wire_host, bytes, error);
-  if (!status) status = enqueue_range(port, slot, range, error);
-  if (!status) status = enqueue_op(port, slot, range->layer, error);
-  return status ? status : enqueue_signal(port, slot, error);
+  memcpy(slot->wire_host, wire, piece_bytes(port, range->n_tokens));
+  status = enqueue_scatter(port, slot, range, timeout_us, error);
+  return end_slot(port, slot, status, error);
 }
 
 cs_status cs_port_finish_scatter(cs_port *port, uint32_t index, uint64_t timeout_us, uint64_t *sum,
                                  cs_error *error) {
   port_slot *const slot = &port->slots[index];
-  const cs_status status = cs_semaphore_wait(port->semaphore, slot->value, timeout_us, error);
+  const cs_status status = wait_slot(port, slot, timeout_us, error);
   if (status) return cs_error_prefix(error, status, "KV scatter");
   *sum = slot->sum_host;
   return CS_OK;

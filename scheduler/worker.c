@@ -249,6 +249,8 @@ static void chunk_done(const prefill_chunk *done, const float *logits, const int
   request->n_done += done->n_tokens;
   request->blocks.n_tokens = request->n_done;
   const bool complete = request->n_done == request->n_tokens;
+  cs_message progress = {.kind = CS_MESSAGE_PROGRESS};
+  if (!complete) cs_worker_tell(worker, request, &progress);
   if (done->samples)
     cs_request_sample(worker, request, request->sampler.temperature > 0 ? logits : NULL,
                       argmax ? argmax[0] : -1);

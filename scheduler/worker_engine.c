@@ -332,6 +332,12 @@ static void write_inputs(cs_engine *engine, const cs_batch *batch, const step_sh
     fill(offsets + batch->n_sequences, shape->n_seqs + 1 - batch->n_sequences, (int32_t)row);
 }
 
+/* The executor starts anew after a failure, but not on a device that is lost or does not end. */
+static void note_failure(cs_engine *engine, cs_status status) {
+  engine->broken =
+      status == CS_DEVICE_LOST || status == CS_NEEDS_NEW_PROCESS || status == CS_TIMEOUT;
+}
+
 cs_status cs_engine_run(cs_engine *engine, const cs_batch *batch, cs_mark_fn on_mark, void *user,
                         cs_error *error) {
   const step_shape shape = shape_of(engine, batch);
@@ -342,7 +348,7 @@ cs_status cs_engine_run(cs_engine *engine, const cs_batch *batch, cs_mark_fn on_
   write_inputs(engine, batch, &shape, step);
   engine->running = step;
   const cs_status run = cs_step_run(step, on_mark, user, error);
-  if (run) engine->broken = true;
+  if (run) note_failure(engine, run);
   return run;
 }
 
@@ -350,7 +356,7 @@ cs_status cs_engine_wait(cs_engine *engine, const float **logits, const int32_t 
                          cs_error *error) {
   const cs_status status = cs_step_wait(engine->running, error);
   if (status) {
-    engine->broken = true;
+    note_failure(engine, status);
     return status;
   }
   uint64_t bytes;

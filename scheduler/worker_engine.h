@@ -48,7 +48,7 @@ uint32_t cs_engine_max_blocks(const cs_engine *engine);
 /* Most rows whose logits one batch can give. */
 uint32_t cs_engine_max_logit_rows(const cs_engine *engine);
 uint32_t cs_engine_n_steps_cached(const cs_engine *engine);
-/* A batch failed or did not end in time: the engine runs no other. */
+/* The device was lost or a batch did not end in time: there is no point in running another. */
 bool cs_engine_is_broken(const cs_engine *engine);
 
 /* Some tokens of one sequence: positions first_position and up, whose blocks are reserved. */

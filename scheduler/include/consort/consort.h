@@ -219,6 +219,8 @@ typedef struct consort_session_options {
   /* Told while weights load; may be NULL. */
   void (*progress)(void *user, const char *device, uint64_t bytes_done, uint64_t bytes_total);
   void *progress_user;
+  uint32_t n_sequences; /* that may be decoded at once, each of n_context tokens; 0: 1 */
+  uint32_t reserved;
 } consort_session_options;
 
 CONSORT_API cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
