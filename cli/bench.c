@@ -141,7 +141,8 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
     return false;
   }
   if (!flags->format) flags->format = "Q8_0";
-  flags->placement.n_context = bench->n_prompt_tokens + bench->n_output_tokens;
+  flags->placement.n_context = bench->n_prompt_tokens + bench->n_output_tokens + 2;
+  flags->placement.n_sequences = bench->n_batch;
   return true;
 }
 

@@ -81,6 +81,7 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
       .n_threads = placement->n_threads,
       .progress = isatty(STDERR_FILENO) ? show_progress : NULL,
       .progress_user = &last_percent,
+      .n_sequences = placement->n_sequences,
   };
   cs_error error = CS_ERROR_INIT;
   if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;

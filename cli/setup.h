@@ -20,6 +20,7 @@ typedef struct cli_placement {
   const char *fallback;
   uint32_t n_context;
   uint32_t n_threads;
+  uint32_t n_sequences;
 } cli_placement;
 
 #define CLI_MAX_THREADS 4096

@@ -133,8 +133,9 @@ bool cs_profile_read(const char *text, const char *key, cs_device_profile *out) 
     const size_t bytes = strlen(fields[i].name);
     if (strncmp(at, fields[i].name, bytes) != 0 || strncmp(at + bytes, " = ", 3) != 0) return false;
     char *end;
-    const double value = strtod(at + bytes + 3, &end);
-    if (*end != '\n' || !isfinite(value) || value < 0) return false;
+    at += bytes + 3;
+    const double value = strtod(at, &end);
+    if (at[0] < '0' || at[0] > '9' || *end != '\n' || !isfinite(value) || value < 0) return false;
     memcpy((char *)out + fields[i].offset, &value, sizeof value);
     at = end + 1;
   }

@@ -1,0 +1,267 @@
+/* The benchmark runs whole requests through the session, so that what it reports is what a user
+ * gets; only the limits are measured beside it. A share's denominator is the larger of the probe
+ * and of the fastest repetition: a probe that was slow must not flatter a kernel. */
+#include "scheduler/bench.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/dtype.h"
+#include "core/error.h"
+#include "scheduler/facade.h"
+#include "scheduler/probe.h"
+#include "scheduler/session.h"
+#include "scheduler/structs.h"
+
+#define USUAL_PROMPT      512
+#define USUAL_OUTPUT      128
+#define USUAL_REPETITIONS 3
+#define MAX_REPETITIONS   10000
+#define MAX_BATCH         4096
+#define TOKEN_SEED        UINT64_C(0x2545f4914f6cdd1d)
+#define COPY_BYTES        (UINT64_C(256) << 20)
+#define PEAK_ROWS         512
+#define PEAK_WIDTH        4096
+
+/* ---- limits ---- */
+
+/* The arithmetic that a kernel for these weights would use. */
+static cs_host_arithmetic arithmetic_for(uint32_t dtype) {
+  if (dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16) return CS_HOST_F32;
+  return dtype == CS_DTYPE_BF16 ? CS_HOST_BF16 : CS_HOST_INT8;
+}
+
+static cs_status measure_host(const cs_device *device, uint32_t dtype, cs_bench_limits *limits,
+                              cs_error *error) {
+  const uint32_t n_threads = cs_device_get_properties(device)->concurrency;
+  const cs_status status =
+      cs_host_peak(n_threads, arithmetic_for(dtype), &limits->flop_per_s, error);
+  if (status != CS_OK) return status;
+  return cs_host_reader_create(n_threads, &limits->reader, error);
+}
+
+static cs_status measure_device(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
+                                cs_error *error) {
+  const cs_probe_matmul shape = {dtype, 1, PEAK_ROWS, PEAK_WIDTH, PEAK_WIDTH};
+  cs_probe *probe;
+  cs_status status = cs_probe_create(device, &probe, error);
+  if (status != CS_OK) return status;
+  status = cs_probe_run_copy(probe, COPY_BYTES, &limits->bytes_per_s, error);
+  double seconds;
+  if (status == CS_OK) status = cs_probe_run_matmul(probe, &shape, &seconds, error);
+  if (status == CS_OK) limits->flop_per_s = 2.0 * PEAK_ROWS * PEAK_WIDTH * PEAK_WIDTH / seconds;
+  cs_probe_destroy(probe);
+  return status == CS_UNSUPPORTED ? CS_OK : status;
+}
+
+cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
+                               cs_error *error) {
+  *limits = (cs_bench_limits){0};
+  if (strcmp(cs_device_get_properties(device)->compute_domain, "host") != 0)
+    return measure_device(device, dtype, limits, error);
+  const cs_status status = measure_host(device, dtype, limits, error);
+  return status == CS_OK ? cs_bench_limits_refresh(limits, error) : status;
+}
+
+void cs_bench_limits_finish(cs_bench_limits *limits) {
+  cs_host_reader_destroy(limits->reader);
+  *limits = (cs_bench_limits){0};
+}
+
+cs_status cs_bench_limits_refresh(cs_bench_limits *limits, cs_error *error) {
+  if (!limits->reader) return CS_OK;
+  double bytes_per_s;
+  const cs_status status = cs_host_reader_pass(limits->reader, &bytes_per_s, error);
+  if (status == CS_OK && bytes_per_s > limits->bytes_per_s) limits->bytes_per_s = bytes_per_s;
+  return status;
+}
+
+/* ---- one test ---- */
+
+typedef struct bench_test {
+  consort_session *session;
+  cs_worker *worker; /* whose device is measured */
+  uint32_t n_prompt;
+  uint32_t n_output;
+  uint32_t n_batch;
+  int32_t *tokens; /* (n_prompt) */
+  double *rates;   /* (n_repetitions), tokens a second */
+  uint32_t n_repetitions;
+} bench_test;
+
+/* Seeded ids anywhere in the vocabulary (xorshift64*, Vigna 2016). */
+static int32_t *random_tokens(uint32_t n_tokens, uint32_t n_vocab) {
+  int32_t *tokens = malloc(n_tokens * sizeof *tokens);
+  if (!tokens) return NULL;
+  uint64_t state = TOKEN_SEED;
+  for (uint32_t i = 0; i < n_tokens; i++) {
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    tokens[i] = (int32_t)((state * TOKEN_SEED >> 33) % n_vocab);
+  }
+  return tokens;
+}
+
+/* Prefill: prompt tokens until the first token. Decode: tokens after the first, of all sequences
+ * together. */
+static double rate_of(const bench_test *test, const consort_generate_result *results) {
+  if (test->n_output == 1) return test->n_prompt * 1e3 / results[0].ttft_ms;
+  double rate = 0;
+  for (uint32_t i = 0; i < test->n_batch; i++)
+    rate += 1e3 / results[i].tpot_ms;
+  return rate;
+}
+
+static cs_status run_once(const bench_test *test, double *rate, cs_error *error) {
+  const consort_generate_options options = {
+      .struct_size = sizeof options, .n_tokens = test->n_output, .ignore_end = 1};
+  const cs_session_prompt prompt = {test->tokens, test->n_prompt, &options};
+  cs_session_prompt *prompts = calloc(test->n_batch, sizeof *prompts);
+  consort_generate_result *results = calloc(test->n_batch, sizeof *results);
+  cs_status status = CS_OK;
+  if (!prompts || !results) status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  for (uint32_t i = 0; i < test->n_batch && status == CS_OK; i++)
+    prompts[i] = prompt;
+  if (status == CS_OK)
+    status = cs_session_generate(test->session, prompts, test->n_batch, results, error);
+  if (status == CS_OK) *rate = rate_of(test, results);
+  for (uint32_t i = 0; i < test->n_batch && results; i++) {
+    free(results[i].tokens);
+    free(results[i].text);
+  }
+  free(prompts);
+  free(results);
+  return status;
+}
+
+/* Mean and sample deviation. */
+static void summarize(const bench_test *test, double *mean, double *deviation, double *highest) {
+  *mean = *deviation = *highest = 0;
+  for (uint32_t i = 0; i < test->n_repetitions; i++) {
+    *mean += test->rates[i] / test->n_repetitions;
+    *highest = fmax(*highest, test->rates[i]);
+  }
+  for (uint32_t i = 0; i < test->n_repetitions; i++)
+    *deviation += (test->rates[i] - *mean) * (test->rates[i] - *mean);
+  if (test->n_repetitions > 1) *deviation = sqrt(*deviation / (test->n_repetitions - 1));
+}
+
+/* Bytes of weights and KV that one token of the decode test reads. */
+static double bytes_per_token(const bench_test *test) {
+  const cs_model *model = test->session->model->model;
+  double weights = 0;
+  for (size_t i = 0; i < cs_model_n_weights(model); i++) {
+    const cs_model_weight *weight = cs_model_weight_at(model, i);
+    if (weight->usage & CS_USAGE_MATMUL) weights += (double)weight->bytes;
+  }
+  const uint32_t kv_dtype = cs_engine_get_options(cs_worker_engine(test->worker))->kv_dtype;
+  const double n_keys = test->n_prompt + 0.5 * test->n_output;
+  return weights / test->n_batch + n_keys * (double)cs_model_kv_bytes_per_token(model, kv_dtype);
+}
+
+static double share(double value, double limit) {
+  return limit > 0 ? value / limit : NAN;
+}
+
+static void fill_result(const bench_test *test, cs_bench_limits *limits,
+                        consort_bench_result *result) {
+  const double flop = 2.0 * (double)cs_model_matmul_parameters(test->session->model->model);
+  const bool decodes = test->n_output > 1;
+  double highest;
+  summarize(test, &result->tokens_per_s, &result->stddev, &highest);
+  limits->flop_per_s = fmax(limits->flop_per_s, highest * flop);
+  result->compute_flop_per_s = limits->flop_per_s;
+  result->compute_fraction = share(result->tokens_per_s * flop, limits->flop_per_s);
+  result->bandwidth_fraction = NAN;
+  if (decodes) {
+    const double bytes = bytes_per_token(test);
+    limits->bytes_per_s = fmax(limits->bytes_per_s, highest * bytes);
+    result->bandwidth_fraction = share(result->tokens_per_s * bytes, limits->bytes_per_s);
+  }
+  result->bandwidth_bytes_per_s = limits->bytes_per_s;
+  if (!decodes)
+    snprintf(result->test, sizeof result->test, "pp%u", test->n_prompt);
+  else if (test->n_batch == 1)
+    snprintf(result->test, sizeof result->test, "tg%u", test->n_output - 1);
+  else
+    snprintf(result->test, sizeof result->test, "tg%u b%u", test->n_output - 1, test->n_batch);
+}
+
+static cs_status run_test(bench_test *test, consort_bench_result *result, cs_error *error) {
+  cs_device *device = cs_engine_device(cs_worker_engine(test->worker), 0);
+  const cs_model *model = test->session->model->model;
+  cs_bench_limits limits;
+  double warm_up;
+  cs_status status =
+      cs_bench_limits_init(device, cs_dtype_from_name(cs_model_format(model)), &limits, error);
+  if (status == CS_OK) status = run_once(test, &warm_up, error);
+  for (uint32_t i = 0; i < test->n_repetitions && status == CS_OK; i++) {
+    status = run_once(test, &test->rates[i], error);
+    if (status == CS_OK) status = cs_bench_limits_refresh(&limits, error);
+  }
+  if (status == CS_OK) {
+    *result = (consort_bench_result){.struct_size = sizeof *result};
+    snprintf(result->device, sizeof result->device, "%s", cs_device_name(device));
+    fill_result(test, &limits, result);
+  }
+  cs_bench_limits_finish(&limits);
+  return status;
+}
+
+/* ---- both tests ---- */
+
+static cs_status read_options(const consort_bench_options *given, consort_bench_options *options,
+                              cs_error *error) {
+  const cs_status status = cs_struct_read(options, sizeof *options, given, "bench options", error);
+  if (status != CS_OK) return status;
+  if (options->n_prompt_tokens == 0) options->n_prompt_tokens = USUAL_PROMPT;
+  if (options->n_output_tokens == 0) options->n_output_tokens = USUAL_OUTPUT;
+  if (options->n_batch == 0) options->n_batch = 1;
+  if (options->n_repetitions == 0) options->n_repetitions = USUAL_REPETITIONS;
+  if (options->n_repetitions > MAX_REPETITIONS || options->n_batch > MAX_BATCH)
+    return cs_error_set(error, CS_OUT_OF_RANGE, "bench: at most %d repetitions and a batch of %d",
+                        MAX_REPETITIONS, MAX_BATCH);
+  return CS_OK;
+}
+
+static cs_status run_tests(bench_test *test, const consort_bench_options *options,
+                           consort_bench_result results[2], cs_error *error) {
+  consort_session *session = test->session;
+  test->worker = session->prefill ? session->prefill : session->decode;
+  test->n_prompt = options->n_prompt_tokens;
+  test->n_output = 1;
+  test->n_batch = 1;
+  cs_status status = run_test(test, &results[0], error);
+  if (status != CS_OK) return status;
+  test->worker = session->decode;
+  test->n_prompt = 1;
+  test->n_output = options->n_output_tokens + 1; /* the first is prefill's */
+  test->n_batch = options->n_batch;
+  return run_test(test, &results[1], error);
+}
+
+cs_status consort_bench(consort_session *session, const consort_bench_options *options,
+                        consort_bench_result *out, size_t capacity, size_t *n_results,
+                        cs_error *error) {
+  *n_results = 0;
+  consort_bench_options wanted;
+  cs_status status = read_options(options, &wanted, error);
+  if (status != CS_OK) return status;
+  const uint32_t n_vocab = cs_model_get_config(session->model->model)->n_vocab;
+  bench_test test = {.session = session,
+                     .tokens = random_tokens(wanted.n_prompt_tokens, n_vocab),
+                     .rates = calloc(wanted.n_repetitions, sizeof *test.rates),
+                     .n_repetitions = wanted.n_repetitions};
+  consort_bench_result results[2];
+  status = test.tokens && test.rates ? run_tests(&test, &wanted, results, error)
+                                     : cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  free(test.tokens);
+  free(test.rates);
+  for (size_t i = 0; i < 2 && i < capacity && status == CS_OK; i++)
+    status = cs_struct_write(&out[i], &results[i], sizeof results[i], "bench result", error);
+  if (status == CS_OK) *n_results = 2;
+  return status;
+}

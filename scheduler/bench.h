@@ -1,0 +1,25 @@
+/* What a device cannot exceed, measured while a benchmark runs. */
+#ifndef SCHEDULER_BENCH_H
+#define SCHEDULER_BENCH_H
+
+#include <stdint.h>
+
+#include "core/device.h"
+#include "scheduler/probe_host.h"
+
+/* The limits of one device. For devices that compute on the host's cores an independent probe
+ * measures them; for others a copy within the device and its fastest matmul stand in. */
+typedef struct cs_bench_limits {
+  cs_host_reader *reader; /* owned; NULL for a device with memory of its own */
+  double bytes_per_s;     /* the highest seen so far */
+  double flop_per_s;
+} cs_bench_limits;
+
+/* dtype: of most weights. */
+cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
+                               cs_error *error);
+void cs_bench_limits_finish(cs_bench_limits *limits);
+/* Measures the bandwidth of the host once more, as it swings. */
+cs_status cs_bench_limits_refresh(cs_bench_limits *limits, cs_error *error);
+
+#endif
