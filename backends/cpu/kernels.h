@@ -1,0 +1,75 @@
+/* The inner loops, one table an instruction set. All tables compute the same formulas over the same
+ * memory layouts; which one a device uses is chosen when it is opened. */
+#ifndef CPU_KERNELS_H
+#define CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Float formats by index: CS_DTYPE_F32, F16, BF16 in this order. */
+#define CPU_N_FLOATS 3
+
+/* Float tiles: up to 6 rows of x against 4 rows of weights. */
+#define CPU_DOT_ROWS    6
+#define CPU_DOT_COLUMNS 4
+
+/* Block tiles: up to 12 rows of quantized x against a panel of 16 rows of weights. */
+#define CPU_PANEL_ROWS    12
+#define CPU_PANEL_COLUMNS 16
+#define CPU_BLOCK         32 /* elements with one scale */
+
+/* Rows of attention weights that share a pass over V. */
+#define CPU_MIX_ROWS 4
+
+/* A panel of `rows` quantized activation rows: for each block of 32 elements
+ *   int8_t q[rows][32]; float scale[rows]; int32_t start[rows];
+ * start is -offset * sum(q), which undoes the offset of weights that are stored unsigned. */
+#define CPU_PANEL_BLOCK_BYTES(rows) ((size_t)(rows) * (CPU_BLOCK + 8))
+
+typedef struct cpu_kernels {
+  const char *name;
+  int32_t q8_offset; /* what q8_tile adds to a weight before it multiplies */
+  int32_t q4_offset;
+
+  /* out[r * 4 + c] = sum over i of x[r][i] * w[c][i]; rows 1 to 6, n elements; w[c] begins at
+   * w + c * w_stride_bytes in the indexed float format. Always 4 columns. */
+  void (*dot_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *x, const void *w,
+                                 size_t w_stride_bytes, size_t n, float *out);
+
+  /* Quantizes row `row` of a panel of `rows`. A block with NaN or infinity gets the scale NaN. */
+  void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows, int32_t offset,
+                       void *panel);
+
+  /* out[r * 16 + c] for a panel of x and one of weights: quants as pack.c lays them out, scales
+   * f16 (n_blocks, 16). */
+  void (*q8_tile)(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
+                  size_t n_blocks, float *out);
+  void (*q4_tile)(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
+                  size_t n_blocks, float *out);
+
+  /* out[r][j] += sum over t of p[r * p_stride + t] * v[t][j]; rows 1 to 4, out rows out_stride
+   * floats apart, v[t] at v + t * v_stride_bytes in the indexed float format. */
+  void (*mix_tile[CPU_N_FLOATS])(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,
+                                 const void *v, size_t v_stride_bytes, size_t width, float *out,
+                                 size_t out_stride);
+
+  /* x[i] = exp(x[i] - shift); returns the sum. */
+  float (*exp_sum)(float *x, size_t n, float shift);
+  void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);
+  void (*add)(float *out, const float *a, const float *b, size_t n);
+  double (*sum_squares)(const float *x, size_t n);
+  /* out = x * scale * weight */
+  void (*scale_mul)(float *out, const float *x, float scale, const float *weight, size_t n);
+  void (*to_f32[CPU_N_FLOATS])(float *out, const void *x, size_t n);
+  void (*from_f32[CPU_N_FLOATS])(void *out, const float *x, size_t n);
+} cpu_kernels;
+
+extern const cpu_kernels cpu_kernels_generic;
+extern const cpu_kernels cpu_kernels_avx2;
+extern const cpu_kernels cpu_kernels_avx512;
+
+/* The fastest table this machine can run, or the named one ("generic", "avx2", "avx512"); NULL when
+ * the name is unknown or the machine cannot run it. */
+const cpu_kernels *cpu_kernels_find(const char *name);
+
+#endif

@@ -1,0 +1,393 @@
+/* AVX-512 with VNNI. Tiles keep all sums in registers: 6 x 4 for floats, 12 x 16 for blocks. In the
+ * block tiles a weight vector holds 4 elements of each of 16 columns and meets an activation word
+ * broadcast from memory; vpdpbusd wants one side unsigned, so weights are stored with an offset and
+ * the sums start at what the offset adds, negated. */
+#include "kernels.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "consort/half.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { F32, F16, BF16 };
+
+/* 16 elements from index i on; those not in the mask are zero. */
+INLINE __m512 load16(const int format, const void *from, size_t i, __mmask16 mask) {
+  if (format == F32) return _mm512_maskz_loadu_ps(mask, (const float *)from + i);
+  const __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)from + i);
+  if (format == F16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+INLINE __mmask16 tail_mask(size_t n) {
+  return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+}
+
+/* ---- float tiles ---- */
+
+/* The sums of four vectors as one. */
+INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 low = _mm512_shuffle_ps(ab, cd, _MM_SHUFFLE(1, 0, 1, 0));
+  const __m512 high = _mm512_shuffle_ps(ab, cd, _MM_SHUFFLE(3, 2, 3, 2));
+  const __m512 abcd = _mm512_add_ps(low, high);
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+INLINE void dot_step(const int rows, const int format, const float *const *x, const char *w,
+                     size_t w_stride, size_t i, __mmask16 mask, __m512 sums[CPU_DOT_ROWS][4]) {
+  __m512 columns[4];
+  UNROLL for (int c = 0; c < 4; c++) columns[c] = load16(format, w + c * w_stride, i, mask);
+  UNROLL for (int r = 0; r < rows; r++) {
+    const __m512 row = load16(F32, x[r], i, mask);
+    UNROLL for (int c = 0; c < 4; c++) sums[r][c] = _mm512_fmadd_ps(row, columns[c], sums[r][c]);
+  }
+}
+
+INLINE void dot_rows(const int rows, const int format, const float *const *x, const void *w,
+                     size_t w_stride, size_t n, float *out) {
+  __m512 sums[CPU_DOT_ROWS][4];
+  const float *pointers[CPU_DOT_ROWS];
+  UNROLL for (int r = 0; r < rows; r++) {
+    pointers[r] = x[r];
+    UNROLL for (int c = 0; c < 4; c++) sums[r][c] = _mm512_setzero_ps();
+  }
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    dot_step(rows, format, pointers, w, w_stride, i, 0xffff, sums);
+  if (i < n) dot_step(rows, format, pointers, w, w_stride, i, tail_mask(n - i), sums);
+  UNROLL for (int r = 0; r < rows; r++)
+      _mm_storeu_ps(out + 4 * r, sum4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
+}
+
+INLINE void dot_tile(const int format, uint32_t rows, const float *const *x, const void *w,
+                     size_t w_stride, size_t n, float *out) {
+  switch (rows) {
+  case 1:
+    dot_rows(1, format, x, w, w_stride, n, out);
+    break;
+  case 2:
+    dot_rows(2, format, x, w, w_stride, n, out);
+    break;
+  case 3:
+    dot_rows(3, format, x, w, w_stride, n, out);
+    break;
+  case 4:
+    dot_rows(4, format, x, w, w_stride, n, out);
+    break;
+  case 5:
+    dot_rows(5, format, x, w, w_stride, n, out);
+    break;
+  default:
+    dot_rows(6, format, x, w, w_stride, n, out);
+  }
+}
+
+/* ---- attention ---- */
+
+/* Columns j to j + 16 * vectors of `rows` outputs; the mask bounds the last vector. */
+INLINE void mix_columns(const int rows, const int vectors, const int format, const float *p,
+                        size_t p_stride, size_t n_tokens, const char *v, size_t v_stride, size_t j,
+                        __mmask16 mask, float *out, size_t out_stride) {
+  __m512 sums[CPU_MIX_ROWS][4];
+  UNROLL for (int r = 0; r < rows; r++) UNROLL for (int k = 0; k < vectors; k++) sums[r][k] =
+      _mm512_maskz_loadu_ps(k == vectors - 1 ? mask : 0xffff, out + r * out_stride + j + 16 * k);
+  for (size_t t = 0; t < n_tokens; t++) {
+    __m512 row[4];
+    UNROLL for (int k = 0; k < vectors; k++) row[k] =
+        load16(format, v + t * v_stride, j + 16 * k, k == vectors - 1 ? mask : (__mmask16)0xffff);
+    UNROLL for (int r = 0; r < rows; r++) {
+      const __m512 weight = _mm512_set1_ps(p[r * p_stride + t]);
+      UNROLL for (int k = 0; k < vectors; k++) sums[r][k] =
+          _mm512_fmadd_ps(weight, row[k], sums[r][k]);
+    }
+  }
+  UNROLL for (int r = 0; r < rows; r++) UNROLL for (int k = 0; k < vectors; k++)
+      _mm512_mask_storeu_ps(out + r * out_stride + j + 16 * k,
+                            k == vectors - 1 ? mask : (__mmask16)0xffff, sums[r][k]);
+}
+
+INLINE void mix_rows(const int rows, const int format, const float *p, size_t p_stride,
+                     size_t n_tokens, const void *v, size_t v_stride, size_t width, float *out,
+                     size_t out_stride) {
+  size_t j = 0;
+  for (; j + 64 <= width; j += 64)
+    mix_columns(rows, 4, format, p, p_stride, n_tokens, v, v_stride, j, 0xffff, out, out_stride);
+  for (; j < width; j += 16)
+    mix_columns(rows, 1, format, p, p_stride, n_tokens, v, v_stride, j, tail_mask(width - j), out,
+                out_stride);
+}
+
+INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_stride,
+                     size_t n_tokens, const void *v, size_t v_stride, size_t width, float *out,
+                     size_t out_stride) {
+  switch (rows) {
+  case 1:
+    mix_rows(1, format, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);
+    break;
+  case 2:
+    mix_rows(2, format, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);
+    break;
+  case 3:
+    mix_rows(3, format, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);
+    break;
+  default:
+    mix_rows(4, format, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);
+  }
+}
+
+#define FLOAT_KERNELS(name, format)                                                                \
+  static void dot_tile_##name(uint32_t rows, const float *const *x, const void *w,                 \
+                              size_t w_stride, size_t n, float *out) {                             \
+    dot_tile(format, rows, x, w, w_stride, n, out);                                                \
+  }                                                                                                \
+  static void mix_tile_##name(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,     \
+                              const void *v, size_t v_stride, size_t width, float *out,            \
+                              size_t out_stride) {                                                 \
+    mix_tile(format, rows, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);            \
+  }                                                                                                \
+  static void to_f32_##name(float *out, const void *x, size_t n) {                                 \
+    for (size_t i = 0; i < n; i += 16) {                                                           \
+      const __mmask16 mask = tail_mask(n - i);                                                     \
+      _mm512_mask_storeu_ps(out + i, mask, load16(format, x, i, mask));                            \
+    }                                                                                              \
+  }
+
+FLOAT_KERNELS(f32, F32)
+FLOAT_KERNELS(f16, F16)
+FLOAT_KERNELS(bf16, BF16)
+
+static void from_f32_f32(void *out, const float *x, size_t n) {
+  memmove(out, x, n * sizeof *x);
+}
+
+static void from_f32_f16(void *out, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m256i half =
+        _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, x + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, half);
+  }
+}
+
+/* As cs_bf16_from_f32: half of the last place is added, and one when the last bit kept is set. */
+static void from_f32_bf16(void *out, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+    const __m512i bits = _mm512_castps_si512(value);
+    const __m512i top = _mm512_srli_epi32(bits, 16);
+    const __m512i last = _mm512_and_si512(top, _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_srli_epi32(
+        _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    const __m512i half =
+        _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)); /* quiet NaN */
+    _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, _mm512_cvtepi32_epi16(half));
+  }
+}
+
+/* ---- block tiles ---- */
+
+static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
+                         int32_t offset, void *panel) {
+  const __m512 infinity = _mm512_set1_ps(INFINITY);
+  char *block = panel;
+  for (size_t b = 0; b < n_blocks; b++, x += CPU_BLOCK, block += CPU_PANEL_BLOCK_BYTES(rows)) {
+    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+    const __m512 largest = _mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
+    const int broken = _mm512_cmp_ps_mask(_mm512_abs_ps(low), infinity, _CMP_NLT_UQ) |
+                       _mm512_cmp_ps_mask(_mm512_abs_ps(high), infinity, _CMP_NLT_UQ);
+    const float scale = broken ? NAN : _mm512_reduce_max_ps(largest) / 127;
+    const __m512 inverse = _mm512_set1_ps(scale > 0x1p-126f ? 1 / scale : 0);
+    const __m512i q_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+    const __m512i q_high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+    int8_t *q = (int8_t *)block + (size_t)row * CPU_BLOCK;
+    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(q_low));
+    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(q_high));
+    const int32_t start =
+        broken ? 0 : -offset * _mm512_reduce_add_epi32(_mm512_add_epi32(q_low, q_high));
+    memcpy(block + (size_t)rows * CPU_BLOCK + row * sizeof scale, &scale, sizeof scale);
+    memcpy(block + (size_t)rows * (CPU_BLOCK + 4) + row * sizeof start, &start, sizeof start);
+  }
+}
+
+INLINE __m512i word(const char *from) {
+  int32_t bits;
+  memcpy(&bits, from, sizeof bits);
+  return _mm512_set1_epi32(bits);
+}
+
+/* One block: panel (rows, 32) times weights (16, 32) into sums. */
+INLINE void block_step(const int rows, const int nibbles, const char *block, const char *weights,
+                       const uint16_t *scales, __m512 sums[CPU_PANEL_ROWS]) {
+  const char *x_scales = block + rows * CPU_BLOCK, *starts = x_scales + rows * 4;
+  __m512i dots[CPU_PANEL_ROWS];
+  UNROLL for (int r = 0; r < rows; r++) dots[r] = word(starts + 4 * r);
+  const __m512i low_bits = _mm512_set1_epi8(15);
+  const int loads = nibbles ? 4 : 8;
+  UNROLL for (int j = 0; j < loads; j++) {
+    const __m512i loaded = _mm512_loadu_si512(weights + 64 * j);
+    const __m512i w = nibbles ? _mm512_and_si512(loaded, low_bits) : loaded;
+    UNROLL for (int r = 0; r < rows; r++) dots[r] =
+        _mm512_dpbusd_epi32(dots[r], w, word(block + CPU_BLOCK * r + 4 * j));
+    if (nibbles) {
+      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), low_bits);
+      UNROLL for (int r = 0; r < rows; r++) dots[r] =
+          _mm512_dpbusd_epi32(dots[r], upper, word(block + CPU_BLOCK * r + 4 * j + 16));
+    }
+  }
+  const __m512 w_scales = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+  UNROLL for (int r = 0; r < rows; r++) {
+    float x_scale;
+    memcpy(&x_scale, x_scales + 4 * r, sizeof x_scale);
+    const __m512 scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(x_scale));
+    sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+  }
+}
+
+INLINE void block_rows(const int rows, const int nibbles, const void *panel, const void *quants,
+                       const uint16_t *scales, size_t n_blocks, float *out) {
+  __m512 sums[CPU_PANEL_ROWS];
+  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+  const char *block = panel, *weights = quants;
+  for (size_t b = 0; b < n_blocks; b++) {
+    block_step(rows, nibbles, block, weights, scales, sums);
+    block += CPU_PANEL_BLOCK_BYTES(rows);
+    weights += nibbles ? 256 : 512;
+    scales += CPU_PANEL_COLUMNS;
+  }
+  UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * r, sums[r]);
+}
+
+#define BLOCK_CASE(rows)                                                                           \
+  case rows:                                                                                       \
+    block_rows(rows, nibbles, panel, quants, scales, n_blocks, out);                               \
+    break;
+
+INLINE void block_tile(const int nibbles, uint32_t rows_given, const void *panel,
+                       const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
+  switch (rows_given) {
+    BLOCK_CASE(1)
+    BLOCK_CASE(2)
+    BLOCK_CASE(3)
+    BLOCK_CASE(4)
+    BLOCK_CASE(5)
+    BLOCK_CASE(6)
+    BLOCK_CASE(7)
+    BLOCK_CASE(8)
+    BLOCK_CASE(9)
+    BLOCK_CASE(10)
+    BLOCK_CASE(11)
+  default:
+    block_rows(12, nibbles, panel, quants, scales, n_blocks, out);
+  }
+}
+
+static void q8_tile(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
+                    size_t n_blocks, float *out) {
+  block_tile(0, rows, panel, quants, scales, n_blocks, out);
+}
+
+static void q4_tile(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
+                    size_t n_blocks, float *out) {
+  block_tile(1, rows, panel, quants, scales, n_blocks, out);
+}
+
+/* ---- rows ---- */
+
+/* exp by 2^n * exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7: relative error
+ * below 2e-7. Clamping keeps infinities away from the reduction; NaN passes. */
+INLINE __m512 exp16(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-150), _mm512_min_ps(_mm512_set1_ps(150), x));
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e4p-1f), x);
+  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+  __m512 sum = _mm512_set1_ps(1.0f / 5040);
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 720));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 120));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 24));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0f / 6));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(0.5f));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1));
+  sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(1));
+  return _mm512_scalef_ps(sum, n);
+}
+
+static float exp_sum(float *x, size_t n, float shift) {
+  __m512 sum = _mm512_setzero_ps();
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 shifted = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(shift));
+    const __m512 y = exp16(shifted);
+    _mm512_mask_storeu_ps(x + i, mask, y);
+    sum = _mm512_mask_add_ps(sum, mask, sum, y);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
+  const __m512 one = _mm512_set1_ps(1);
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+    const __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), g));
+    const __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+    _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+  }
+}
+
+static void add(float *out, const float *a, const float *b, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    _mm512_mask_storeu_ps(
+        out + i, mask,
+        _mm512_add_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_maskz_loadu_ps(mask, b + i)));
+  }
+}
+
+static double sum_squares(const float *x, size_t n) {
+  __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+  for (size_t i = 0; i < n; i += 16) {
+    const __m512 value = _mm512_maskz_loadu_ps(tail_mask(n - i), x + i);
+    const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(value));
+    const __m512d b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(value, 1));
+    low = _mm512_fmadd_pd(a, a, low);
+    high = _mm512_fmadd_pd(b, b, high);
+  }
+  return _mm512_reduce_add_pd(_mm512_add_pd(low, high));
+}
+
+static void scale_mul(float *out, const float *x, float scale, const float *weight, size_t n) {
+  for (size_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(scale));
+    _mm512_mask_storeu_ps(out + i, mask,
+                          _mm512_mul_ps(scaled, _mm512_maskz_loadu_ps(mask, weight + i)));
+  }
+}
+
+const cpu_kernels cpu_kernels_avx512 = {
+    .name = "avx512",
+    .q8_offset = 128,
+    .q4_offset = 8,
+    .dot_tile = {dot_tile_f32, dot_tile_f16, dot_tile_bf16},
+    .quantize_row = quantize_row,
+    .q8_tile = q8_tile,
+    .q4_tile = q4_tile,
+    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .exp_sum = exp_sum,
+    .silu_mul = silu_mul,
+    .add = add,
+    .sum_squares = sum_squares,
+    .scale_mul = scale_mul,
+    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16},
+    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16},
+};

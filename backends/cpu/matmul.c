@@ -1,0 +1,370 @@
+/* Matmul, plain and by experts. Rows of x that meet the same weights are put into panels of a few
+ * rows (one after the other for a plain matmul, sorted by expert for a mixture); then every item of
+ * work is some columns of one weight matrix against all of its panels, so that weights leave memory
+ * once. Block formats first quantize x into the panels, in the workspace. Float formats read x as
+ * it is and take n_in in pieces that stay in the first-level cache. */
+#include "ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MAX_EXPERTS    1024
+#define FLOAT_COLUMNS  32   /* of one item of work */
+#define FLOAT_DEPTH    1024 /* elements of n_in in one pass */
+#define FLOAT_PANELS   16   /* panels in one pass */
+#define PIECE_BYTES    (UINT64_C(128) << 10)
+#define WORKSPACE_UNIT 64
+
+_Static_assert(FLOAT_COLUMNS % CPU_DOT_COLUMNS == 0, "items are whole tiles");
+
+/* Rows first to first + n - 1, in sorted order, that share a tile's registers. */
+typedef struct row_panel {
+  uint32_t first;
+  uint32_t n;
+} row_panel;
+
+/* The panels that meet one weight matrix. */
+typedef struct row_group {
+  uint32_t expert;
+  uint32_t first_panel;
+  uint32_t n_panels;
+} row_group;
+
+typedef struct matmul_job {
+  const cpu_kernels *kernels;
+  const cs_plugin_memory *weight;
+  cpu_rows out;
+  cpu_rows x;
+  cpu_rows residual; /* data NULL where absent */
+  const float *bias; /* likewise */
+  float soft_cap;
+  uint64_t out_rows_per_x; /* k where the experts of a token share its row of x, else 1 */
+  uint64_t n_rows;         /* in sorted order */
+  const uint32_t *order;   /* sorted position -> row of out; NULL: the same */
+  row_panel *panels;
+  row_group *groups;
+  uint64_t n_panels;
+  uint64_t n_groups;
+  unsigned char *quantized; /* the panels' bytes, one after the other */
+  uint64_t n_units;         /* items of work a group */
+} matmul_job;
+
+/* ---- workspace ---- */
+
+typedef struct matmul_space {
+  uint64_t quantized;
+  uint64_t panels;
+  uint64_t groups;
+  uint64_t order;
+  uint64_t bytes;
+} matmul_space;
+
+static uint32_t panel_rows(uint32_t dtype) {
+  return cpu_is_float(dtype) ? CPU_DOT_ROWS : CPU_PANEL_ROWS;
+}
+
+static uint64_t take(uint64_t *bytes, uint64_t more) {
+  const uint64_t at = *bytes;
+  *bytes += (more + WORKSPACE_UNIT - 1) / WORKSPACE_UNIT * WORKSPACE_UNIT;
+  return at;
+}
+
+/* Where everything lies for n_rows rows of x times n_experts matrices (1: plain). */
+static matmul_space plan_space(uint32_t dtype, uint64_t n_rows, uint64_t n_in, uint64_t n_experts) {
+  const uint64_t n_groups = n_experts < n_rows ? n_experts : n_rows;
+  matmul_space space = {0};
+  space.quantized =
+      take(&space.bytes,
+           cpu_is_float(dtype) ? 0 : n_rows * (n_in / CPU_BLOCK) * CPU_PANEL_BLOCK_BYTES(1));
+  space.panels = take(&space.bytes, (n_rows / panel_rows(dtype) + n_groups) * sizeof(row_panel));
+  space.groups = take(&space.bytes, n_groups * sizeof(row_group));
+  space.order = take(&space.bytes, n_experts > 1 ? n_rows * sizeof(uint32_t) : 0);
+  return space;
+}
+
+/* ---- panels ---- */
+
+/* Appends the panels of n rows from `first` on, all against one expert. */
+static void add_group(matmul_job *job, uint32_t expert, uint64_t first, uint64_t n) {
+  if (n == 0) return;
+  const uint32_t most = panel_rows(job->weight->packed.dtype);
+  row_group *group = &job->groups[job->n_groups++];
+  *group = (row_group){.expert = expert, .first_panel = (uint32_t)job->n_panels};
+  for (uint64_t row = 0; row < n; row += most) {
+    const uint64_t left = n - row;
+    job->panels[job->n_panels++] =
+        (row_panel){.first = (uint32_t)(first + row), .n = (uint32_t)(left < most ? left : most)};
+  }
+  group->n_panels = (uint32_t)job->n_panels - group->first_panel;
+}
+
+static uint64_t out_row(const matmul_job *job, uint64_t sorted) {
+  return job->order ? job->order[sorted] : sorted;
+}
+
+static const float *x_row(const matmul_job *job, uint64_t sorted) {
+  return cpu_row_f32(&job->x, out_row(job, sorted) / job->out_rows_per_x);
+}
+
+static unsigned char *panel_bytes(const matmul_job *job, const row_panel *panel) {
+  const uint64_t n_blocks = job->weight->packed.n_in / CPU_BLOCK;
+  return job->quantized + panel->first * n_blocks * CPU_PANEL_BLOCK_BYTES(1);
+}
+
+static void quantize_panels(void *context, uint64_t begin, uint64_t end) {
+  const matmul_job *job = context;
+  const cpu_packed *packed = &job->weight->packed;
+  const int32_t offset =
+      packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_offset : job->kernels->q4_offset;
+  for (uint64_t p = begin; p < end; p++) {
+    const row_panel *panel = &job->panels[p];
+    for (uint32_t r = 0; r < panel->n; r++)
+      job->kernels->quantize_row(x_row(job, panel->first + r), packed->n_in / CPU_BLOCK, r,
+                                 panel->n, offset, panel_bytes(job, panel));
+  }
+}
+
+/* ---- results ---- */
+
+/* Finishes n columns of one row, from `column` on. */
+static void store_columns(const matmul_job *job, uint64_t sorted, uint64_t column, uint64_t n,
+                          float *values) {
+  const uint64_t row = out_row(job, sorted);
+  float *out = cpu_row_f32(&job->out, row) + column;
+  for (uint64_t c = 0; job->bias && c < n; c++)
+    values[c] += job->bias[column + c];
+  for (uint64_t c = 0; job->soft_cap != 0 && c < n; c++)
+    values[c] = job->soft_cap * tanhf(values[c] / job->soft_cap);
+  if (job->residual.data) {
+    const float *residual = cpu_row_f32(&job->residual, row) + column;
+    for (uint64_t c = 0; c < n; c++)
+      out[c] = values[c] + residual[c];
+  } else {
+    memcpy(out, values, n * sizeof *out);
+  }
+}
+
+/* ---- block formats ---- */
+
+/* One panel of weights against all panels of the group. */
+static void block_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
+  const cpu_packed *packed = &job->weight->packed;
+  const unsigned char *weights =
+      job->weight->data + group->expert * packed->expert_bytes + unit * packed->panel_bytes;
+  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
+  const uint64_t column = unit * CPU_PANEL_COLUMNS, left = packed->n_out - column;
+  const uint64_t n_columns = left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS;
+  float tile[CPU_PANEL_ROWS * CPU_PANEL_COLUMNS];
+  for (uint32_t p = 0; p < group->n_panels; p++) {
+    const row_panel *panel = &job->panels[group->first_panel + p];
+    (packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_tile : job->kernels->q4_tile)(
+        panel->n, panel_bytes(job, panel), weights, scales, packed->n_in / CPU_BLOCK, tile);
+    for (uint32_t r = 0; r < panel->n; r++)
+      store_columns(job, panel->first + r, column, n_columns, tile + r * CPU_PANEL_COLUMNS);
+  }
+}
+
+/* ---- float formats ---- */
+
+typedef float float_sums[FLOAT_PANELS * CPU_DOT_ROWS][FLOAT_COLUMNS];
+
+/* Adds elements i to i + depth - 1 of four columns, for some panels. */
+static void float_pass(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                       const unsigned char *weights, uint64_t i, uint64_t depth, uint64_t column,
+                       float_sums sums) {
+  const cpu_packed *packed = &job->weight->packed;
+  float tile[CPU_DOT_ROWS * CPU_DOT_COLUMNS];
+  const float *x[CPU_DOT_ROWS];
+  for (uint32_t p = 0; p < n_panels; p++) {
+    for (uint32_t r = 0; r < panels[p].n; r++)
+      x[r] = x_row(job, panels[p].first + r) + i;
+    job->kernels->dot_tile[cpu_float_index(packed->dtype)](panels[p].n, x, weights,
+                                                           packed->row_bytes, depth, tile);
+    for (uint32_t r = 0; r < panels[p].n; r++)
+      for (uint32_t c = 0; c < CPU_DOT_COLUMNS; c++)
+        sums[p * CPU_DOT_ROWS + r][column + c] += tile[r * CPU_DOT_COLUMNS + c];
+  }
+}
+
+/* FLOAT_COLUMNS columns against some panels of the group. */
+static void float_columns(const matmul_job *job, const row_group *group, const row_panel *panels,
+                          uint32_t n_panels, uint64_t first, uint64_t n_columns) {
+  const cpu_packed *packed = &job->weight->packed;
+  const unsigned char *weights = job->weight->data + group->expert * packed->expert_bytes;
+  float_sums sums;
+  memset(sums, 0, n_panels * CPU_DOT_ROWS * sizeof sums[0]);
+  for (uint64_t column = 0; column < n_columns; column += CPU_DOT_COLUMNS)
+    for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
+      const uint64_t left = packed->n_in - i;
+      float_pass(job, panels, n_panels,
+                 weights + (first + column) * packed->row_bytes +
+                     i * cpu_float_bytes(packed->dtype),
+                 i, left < FLOAT_DEPTH ? left : FLOAT_DEPTH, column, sums);
+    }
+  for (uint32_t p = 0; p < n_panels; p++)
+    for (uint32_t r = 0; r < panels[p].n; r++)
+      store_columns(job, panels[p].first + r, first, n_columns, sums[p * CPU_DOT_ROWS + r]);
+}
+
+static void float_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
+  const uint64_t first = unit * FLOAT_COLUMNS, left = job->weight->packed.n_out - first;
+  for (uint32_t p = 0; p < group->n_panels; p += FLOAT_PANELS) {
+    const uint32_t n = group->n_panels - p;
+    float_columns(job, group, &job->panels[group->first_panel + p],
+                  n < FLOAT_PANELS ? n : FLOAT_PANELS, first,
+                  left < FLOAT_COLUMNS ? left : FLOAT_COLUMNS);
+  }
+}
+
+/* ---- the loop over items ---- */
+
+static void multiply_units(void *context, uint64_t begin, uint64_t end) {
+  const matmul_job *job = context;
+  for (uint64_t item = begin; item < end; item++) {
+    const row_group *group = &job->groups[item / job->n_units];
+    if (cpu_is_float(job->weight->packed.dtype))
+      float_unit(job, group, item % job->n_units);
+    else
+      block_unit(job, group, item % job->n_units);
+  }
+}
+
+static void multiply(const cpu_run *run, matmul_job *job) {
+  const cpu_packed *packed = &job->weight->packed;
+  const uint64_t columns = cpu_is_float(packed->dtype) ? FLOAT_COLUMNS : CPU_PANEL_COLUMNS;
+  job->n_units = (packed->n_out + columns - 1) / columns;
+  if (!cpu_is_float(packed->dtype)) cpu_pool_for(run->pool, job->n_panels, 1, quantize_panels, job);
+  const uint64_t unit_bytes = packed->expert_bytes / job->n_units;
+  const bool few_rows = job->n_rows <= CPU_PANEL_ROWS;
+  const uint64_t grain = few_rows && unit_bytes < PIECE_BYTES ? PIECE_BYTES / (unit_bytes + 1) : 1;
+  cpu_pool_for(run->pool, job->n_groups * job->n_units, grain ? grain : 1, multiply_units, job);
+}
+
+static void bind_space(matmul_job *job, unsigned char *workspace, const matmul_space *space) {
+  job->quantized = workspace + space->quantized;
+  job->panels = (row_panel *)(void *)(workspace + space->panels);
+  job->groups = (row_group *)(void *)(workspace + space->groups);
+}
+
+/* ---- matmul ---- */
+
+static bool check_weight(cs_op_answer *answer, const cs_tensor *weight, uint32_t rank) {
+  if (weight->layout != CS_LAYOUT_PACKED) return cpu_no(answer, "the weight is not packed");
+  if (weight->rank != rank) return cpu_no(answer, "the weight has rank %u", weight->rank);
+  const uint32_t dtype = weight->dtype;
+  if (!cpu_is_float(dtype) && dtype != CS_DTYPE_Q8_0 && dtype != CS_DTYPE_Q4_0)
+    return cpu_no(answer, "weights of dtype %u", dtype);
+  const uint64_t n_in = weight->dims[rank - 1];
+  if (!cpu_is_float(dtype) && n_in % CPU_BLOCK != 0)
+    return cpu_no(answer, "%llu inputs are not whole blocks", (unsigned long long)n_in);
+  answer->error_class = cpu_is_float(dtype) ? CS_ERROR_F32 : CS_ERROR_INT8;
+  return true;
+}
+
+static bool check_matmul(const cs_op *op, cs_op_answer *answer) {
+  const cs_tensor *out = &op->operands[0], *x = &op->operands[1], *weight = &op->operands[2];
+  const cs_tensor *bias = &op->operands[3], *residual = &op->operands[4];
+  if (!check_weight(answer, weight, 2)) return false;
+  const uint64_t n = cs_sdk_tensor_rows(out), n_out = weight->dims[0], n_in = weight->dims[1];
+  if (n > UINT32_MAX) return cpu_no(answer, "%llu rows", (unsigned long long)n);
+  answer->workspace_bytes = plan_space(weight->dtype, n, n_in, 1).bytes;
+  return cpu_check_rows(answer, "x", x, CS_DTYPE_F32, n, n_in) &&
+         cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n, n_out) &&
+         (!cpu_present(bias) || cpu_check_vector(answer, "bias", bias, CS_DTYPE_F32, n_out)) &&
+         (!cpu_present(residual) ||
+          cpu_check_rows(answer, "residual", residual, CS_DTYPE_F32, n, n_out));
+}
+
+static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error) {
+  (void)error;
+  const cs_matmul_params *params = op->params;
+  const cs_tensor *weight = &op->operands[2];
+  matmul_job job = {.kernels = run->kernels,
+                    .weight = weight->memory,
+                    .out = cpu_rows_of(&op->operands[0]),
+                    .x = cpu_rows_of(&op->operands[1]),
+                    .soft_cap = params->soft_cap,
+                    .out_rows_per_x = 1};
+  if (cpu_present(&op->operands[3])) {
+    const cpu_rows bias = cpu_rows_of(&op->operands[3]);
+    job.bias = cpu_row_f32(&bias, 0);
+  }
+  if (cpu_present(&op->operands[4])) job.residual = cpu_rows_of(&op->operands[4]);
+  if (job.out.n == 0) return CS_OK;
+  job.n_rows = job.out.n;
+  const matmul_space space = plan_space(weight->dtype, job.n_rows, weight->dims[1], 1);
+  bind_space(&job, run->workspace, &space);
+  add_group(&job, 0, 0, job.n_rows);
+  multiply(run, &job);
+  return CS_OK;
+}
+
+const cpu_op_entry cpu_op_matmul = {.check = check_matmul, .run = run_matmul};
+
+/* ---- moe_matmul ---- */
+
+static bool check_moe_matmul(const cs_op *op, cs_op_answer *answer) {
+  const cs_tensor *out = &op->operands[0], *x = &op->operands[1], *weight = &op->operands[2];
+  const cs_tensor *ids = &op->operands[3];
+  if (!check_weight(answer, weight, 3)) return false;
+  const uint64_t n_experts = weight->dims[0], n_out = weight->dims[1], n_in = weight->dims[2];
+  const uint64_t n = cs_sdk_tensor_rows(ids), k = cs_sdk_tensor_columns(ids);
+  const uint64_t x_rows = cs_sdk_tensor_rows(x);
+  if (n_experts > MAX_EXPERTS) return cpu_no(answer, "%llu experts", (unsigned long long)n_experts);
+  if (k == 0 || n * k > UINT32_MAX || (x_rows != n && x_rows != n * k))
+    return cpu_no(answer, "%llu rows of x for %llu times %llu experts", (unsigned long long)x_rows,
+                  (unsigned long long)n, (unsigned long long)k);
+  answer->workspace_bytes = plan_space(weight->dtype, n * k, n_in, n_experts + 1).bytes;
+  return cpu_check_plain(answer, "ids", ids, CS_DTYPE_I32) &&
+         cpu_check_rows(answer, "x", x, CS_DTYPE_F32, x_rows, n_in) &&
+         cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n * k, n_out);
+}
+
+/* Counting sort of the rows of out by expert; an id of -1 makes a row of zeros. Fills order and
+ * groups. */
+static cs_status sort_by_expert(matmul_job *job, const cpu_rows *ids, uint32_t *order,
+                                cs_error *error) {
+  const uint64_t n_experts = job->weight->packed.n_experts, k = ids->columns;
+  uint32_t begin[MAX_EXPERTS + 1] = {0};
+  for (uint64_t i = 0; i < job->out.n; i++) {
+    const int32_t id = cpu_row_i32(ids, i / k)[i % k];
+    if (id < -1 || id >= (int64_t)n_experts)
+      return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "moe_matmul: expert %d of %llu", id,
+                          (unsigned long long)n_experts);
+    if (id == -1)
+      memset(cpu_row_f32(&job->out, i), 0, job->out.columns * sizeof(float));
+    else
+      begin[id + 1]++;
+  }
+  for (uint64_t e = 0; e < n_experts; e++) {
+    add_group(job, (uint32_t)e, begin[e], begin[e + 1]);
+    begin[e + 1] += begin[e];
+  }
+  job->n_rows = begin[n_experts];
+  for (uint64_t i = 0; i < job->out.n; i++) {
+    const int32_t id = cpu_row_i32(ids, i / k)[i % k];
+    if (id != -1) order[begin[id]++] = (uint32_t)i;
+  }
+  job->order = order;
+  return CS_OK;
+}
+
+static cs_status run_moe_matmul(const cpu_run *run, const cs_op *op, cs_error *error) {
+  const cs_tensor *weight = &op->operands[2];
+  const cpu_rows ids = cpu_rows_of(&op->operands[3]);
+  matmul_job job = {.kernels = run->kernels,
+                    .weight = weight->memory,
+                    .out = cpu_rows_of(&op->operands[0]),
+                    .x = cpu_rows_of(&op->operands[1])};
+  if (job.out.n == 0) return CS_OK;
+  job.out_rows_per_x = job.x.n == ids.n ? ids.columns : 1;
+  const matmul_space space =
+      plan_space(weight->dtype, job.out.n, weight->dims[2], weight->dims[0] + 1);
+  bind_space(&job, run->workspace, &space);
+  const cs_status status =
+      sort_by_expert(&job, &ids, (uint32_t *)(void *)(run->workspace + space.order), error);
+  if (status == CS_OK) multiply(run, &job);
+  return status;
+}
+
+const cpu_op_entry cpu_op_moe_matmul = {.check = check_moe_matmul, .run = run_moe_matmul};

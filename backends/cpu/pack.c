@@ -1,0 +1,185 @@
+/* Packed weights. Float formats keep their rows, each begun on a cache line, so that one layout
+ * serves matmul and gather; rows are added to a multiple of four. Block formats are cut into panels
+ * of 16 rows; in a panel, block by block, word j of all 16 rows lies side by side: Q8_0  block =
+ * word[8][16], a word being 4 weights, each stored unsigned (w + 128) Q4_0  block = word[4][16],
+ * word j holding elements 4j.. in low and 16 + 4j.. in high nibbles followed, after the panel's
+ * last block, by the scales f16 [n_blocks][16]. Rows past the end are zeros with scale zero. A row
+ * can be read back, so that tied embeddings need no second copy. */
+#include "ops.h"
+
+#include <string.h>
+
+#include "consort/half.h"
+
+#define LAYOUT_VERSION   UINT64_C(1)
+#define CACHE_LINE_BYTES 64
+
+typedef struct pack_job {
+  cs_plugin_memory *memory;
+  const unsigned char *source;
+  uint64_t panels; /* of one expert */
+} pack_job;
+
+static uint32_t words_of(uint32_t dtype) {
+  return dtype == CS_DTYPE_Q8_0 ? 8 : 4;
+}
+
+static uint64_t round_up(uint64_t value, uint64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
+
+static bool is_block_format(uint32_t dtype) {
+  return dtype == CS_DTYPE_Q8_0 || dtype == CS_DTYPE_Q4_0;
+}
+
+/* Fills the layout's numbers; false when the weight is not served. */
+static bool plan_layout(const cs_weight *weight, cpu_packed *packed) {
+  const bool expert = weight->rank == 3;
+  if (weight->rank != 2 && !expert) return false;
+  *packed = (cpu_packed){.dtype = weight->dtype,
+                         .n_experts = expert ? weight->dims[0] : 1,
+                         .n_out = weight->dims[expert ? 1 : 0],
+                         .n_in = weight->dims[expert ? 2 : 1]};
+  const uint64_t limit = UINT64_C(1) << 40;
+  if (packed->n_out == 0 || packed->n_in == 0 || packed->n_experts == 0 ||
+      packed->n_out > limit / packed->n_in ||
+      packed->n_experts > limit / (packed->n_out * packed->n_in))
+    return false;
+  if (cpu_is_float(weight->dtype)) {
+    packed->row_bytes = round_up(packed->n_in * cpu_float_bytes(weight->dtype), CACHE_LINE_BYTES);
+    packed->expert_bytes = round_up(packed->n_out, CPU_DOT_COLUMNS) * packed->row_bytes;
+    return true;
+  }
+  if (!is_block_format(weight->dtype) || packed->n_in % CPU_BLOCK != 0) return false;
+  const uint64_t n_blocks = packed->n_in / CPU_BLOCK;
+  packed->scales_bytes = n_blocks * words_of(weight->dtype) * 4 * CPU_PANEL_COLUMNS;
+  packed->panel_bytes =
+      round_up(packed->scales_bytes + n_blocks * CPU_PANEL_COLUMNS * 2, CACHE_LINE_BYTES);
+  packed->expert_bytes =
+      (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS * packed->panel_bytes;
+  return true;
+}
+
+/* Source rows of one panel: (columns, n_blocks) blocks of an f16 scale and words of quants. */
+static void pack_panel(const cpu_packed *packed, const unsigned char *source, uint64_t columns,
+                       unsigned char *panel) {
+  const uint32_t words = words_of(packed->dtype);
+  const uint64_t n_blocks = packed->n_in / CPU_BLOCK, block_bytes = 2 + 4 * words;
+  const uint32_t offset = packed->dtype == CS_DTYPE_Q8_0 ? 0x80808080u : 0;
+  memset(panel, 0, packed->panel_bytes);
+  for (uint64_t c = 0; c < columns; c++)
+    for (uint64_t b = 0; b < n_blocks; b++) {
+      const unsigned char *block = source + (c * n_blocks + b) * block_bytes;
+      memcpy(panel + packed->scales_bytes + (b * CPU_PANEL_COLUMNS + c) * 2, block, 2);
+      for (uint32_t j = 0; j < words; j++) {
+        uint32_t word;
+        memcpy(&word, block + 2 + 4 * j, sizeof word);
+        word ^= offset;
+        memcpy(panel + ((b * words + j) * CPU_PANEL_COLUMNS + c) * 4, &word, sizeof word);
+      }
+    }
+}
+
+static void pack_blocks(const pack_job *job) {
+  const cpu_packed *packed = &job->memory->packed;
+  const uint64_t row_bytes = cs_sdk_dtype_bytes(packed->dtype, packed->n_in);
+  for (uint64_t e = 0; e < packed->n_experts; e++)
+    for (uint64_t p = 0; p < job->panels; p++) {
+      const uint64_t first = p * CPU_PANEL_COLUMNS, left = packed->n_out - first;
+      pack_panel(packed, job->source + (e * packed->n_out + first) * row_bytes,
+                 left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS,
+                 job->memory->data + e * packed->expert_bytes + p * packed->panel_bytes);
+    }
+}
+
+static void pack_rows(const pack_job *job) {
+  const cpu_packed *packed = &job->memory->packed;
+  const uint64_t source_bytes = packed->n_in * cpu_float_bytes(packed->dtype);
+  for (uint64_t e = 0; e < packed->n_experts; e++) {
+    unsigned char *to = job->memory->data + e * packed->expert_bytes;
+    const unsigned char *from = job->source + e * packed->n_out * source_bytes;
+    for (uint64_t row = 0; row < packed->n_out; row++, to += packed->row_bytes) {
+      memcpy(to, from + row * source_bytes, source_bytes);
+      memset(to + source_bytes, 0, packed->row_bytes - source_bytes);
+    }
+    memset(to, 0, packed->expert_bytes - packed->n_out * packed->row_bytes);
+  }
+}
+
+/* The one part of a GGUF weight, checked against the weight's own numbers. */
+static cs_status read_weight(const cs_weight *from, cs_weight *weight, cs_weight_part *part,
+                             cs_error *error) {
+  cs_status status = cs_sdk_struct_read(weight, sizeof *weight, from, error);
+  if (status != CS_OK) return status;
+  if (weight->source != CS_WEIGHT_GGUF || weight->n_parts != 1 || !weight->parts)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "weights of source %u in %u parts",
+                        weight->source, weight->n_parts);
+  return cs_sdk_struct_read(part, sizeof *part, weight->parts, error);
+}
+
+cs_status cpu_weights_pack(cs_plugin_device *device, const cs_weight *given, cs_plugin_memory **out,
+                           cs_packed_info *info, cs_error *error) {
+  *out = NULL;
+  cs_weight weight;
+  cs_weight_part part;
+  cs_status status = read_weight(given, &weight, &part, error);
+  if (status != CS_OK) return status;
+  cpu_packed packed;
+  if (!plan_layout(&weight, &packed) || part.dtype != weight.dtype)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "a weight of dtype %u, rank %u, %llu wide",
+                        weight.dtype, weight.rank,
+                        (unsigned long long)(weight.rank ? weight.dims[weight.rank - 1] : 0));
+  const uint64_t rows = packed.n_experts * packed.n_out;
+  if (!part.data || part.bytes < rows * cs_sdk_dtype_bytes(packed.dtype, packed.n_in))
+    return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "a weight part of %llu bytes is too short",
+                        (unsigned long long)part.bytes);
+  status = cpu_memory_create(device, packed.n_experts * packed.expert_bytes, out, error);
+  if (status != CS_OK) return status;
+  (*out)->packed = packed;
+  const pack_job job = {.memory = *out,
+                        .source = part.data,
+                        .panels = (packed.n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS};
+  if (is_block_format(packed.dtype))
+    pack_blocks(&job);
+  else
+    pack_rows(&job);
+  const cs_packed_info answer = {.struct_size = sizeof answer,
+                                 .bytes = (*out)->bytes,
+                                 .layout_id = UINT64_C(0x637075) << 40 | LAYOUT_VERSION << 16 |
+                                              packed.dtype};
+  if (info) cs_sdk_struct_write(info, &answer, sizeof answer);
+  return CS_OK;
+}
+
+/* ---- reading a row back ---- */
+
+static void unpack_block(uint32_t dtype, const unsigned char *words, float scale, float *out) {
+  for (uint32_t i = 0; i < CPU_BLOCK; i++) {
+    const bool eight = dtype == CS_DTYPE_Q8_0;
+    const uint32_t element = eight ? i : i % 16;
+    const int byte = words[element / 4 * 4 * CPU_PANEL_COLUMNS + element % 4];
+    const int value = eight ? byte - 128 : (i < 16 ? byte & 15 : byte >> 4) - 8;
+    out[i] = scale * (float)value;
+  }
+}
+
+void cpu_packed_row(const cpu_kernels *kernels, const cs_plugin_memory *memory, uint64_t row,
+                    float *out) {
+  const cpu_packed *packed = &memory->packed;
+  const unsigned char *expert = memory->data + row / packed->n_out * packed->expert_bytes;
+  const uint64_t in_expert = row % packed->n_out, column = in_expert % CPU_PANEL_COLUMNS;
+  if (cpu_is_float(packed->dtype)) {
+    kernels->to_f32[cpu_float_index(packed->dtype)](out, expert + in_expert * packed->row_bytes,
+                                                    packed->n_in);
+    return;
+  }
+  const unsigned char *panel = expert + in_expert / CPU_PANEL_COLUMNS * packed->panel_bytes;
+  const uint64_t block_bytes = (uint64_t)words_of(packed->dtype) * 4 * CPU_PANEL_COLUMNS;
+  for (uint64_t b = 0; b < packed->n_in / CPU_BLOCK; b++) {
+    uint16_t scale;
+    memcpy(&scale, panel + packed->scales_bytes + (b * CPU_PANEL_COLUMNS + column) * 2,
+           sizeof scale);
+    unpack_block(packed->dtype, panel + b * block_bytes + column * 4, cs_f32_from_f16(scale),
+                 out + b * CPU_BLOCK);
+  }
+}

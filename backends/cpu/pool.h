@@ -1,0 +1,26 @@
+/* A pool of threads that run one loop at a time. The calling thread takes part as thread 0. */
+#ifndef CPU_POOL_H
+#define CPU_POOL_H
+
+#include <stdint.h>
+
+#include "consort/plugin.h"
+
+typedef struct cpu_pool cpu_pool;
+
+/* Items begin to end - 1 of the loop; called on several threads at once. */
+typedef void (*cpu_pool_task)(void *job, uint64_t begin, uint64_t end);
+
+/* n_threads >= 1, the caller included. cores[i] (may be NULL: not pinned) is where thread i runs.
+ * NULL when memory or threads are exhausted. */
+cpu_pool *cpu_pool_create(const cs_host *host, uint32_t n_threads, const uint32_t *cores);
+void cpu_pool_destroy(cpu_pool *pool);
+
+/* Runs items 0 to n - 1 in pieces of at most `grain`, in any order, and returns when all are done.
+ * A single piece runs on the caller alone. One caller at a time. */
+void cpu_pool_for(cpu_pool *pool, uint64_t n, uint64_t grain, cpu_pool_task task, void *job);
+
+/* Pins the calling thread to a core. */
+void cpu_pin_thread(uint32_t core);
+
+#endif

@@ -1,0 +1,24 @@
+/* What the process may use of this machine: cores, memory, names. */
+#ifndef CPU_TOPOLOGY_H
+#define CPU_TOPOLOGY_H
+
+#include <stdint.h>
+
+#define CPU_MAX_CORES 1024
+
+typedef struct cpu_topology {
+  uint32_t n_cores;              /* at least 1 */
+  uint32_t cores[CPU_MAX_CORES]; /* the operating system's numbers, one a physical core */
+  char model[64];                /* "AMD EPYC"; "CPU" when unknown */
+} cpu_topology;
+
+/* Physical cores inside the process's affinity, as many as the cgroup's processor quota pays
+ * for. */
+void cpu_topology_read(cpu_topology *topology);
+
+/* RAM of the machine, or the cgroup's limit where that is lower. */
+uint64_t cpu_memory_total(void);
+/* What can still be allocated of it without swapping. */
+uint64_t cpu_memory_available(void);
+
+#endif

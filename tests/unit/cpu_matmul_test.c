@@ -1,0 +1,259 @@
+/* The CPU plugin's weights: matmul, matmul by experts and gather against float64 sums, on every
+ * kernel table that this machine can run. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cpu_harness.h"
+
+static const uint32_t weight_dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16, CS_DTYPE_Q8_0,
+                                         CS_DTYPE_Q4_0};
+static const char *const kernels[] = {"generic", "avx2", "avx512"};
+
+static double limit_of(uint32_t error_class) {
+  return error_class == CS_ERROR_INT8 ? CS_NMSE_LIMIT_INT8 : CS_NMSE_LIMIT_F32;
+}
+
+typedef struct weights {
+  uint64_t n_in;
+  uint64_t n;
+  uint32_t dtype;
+  uint64_t bytes;
+  void *data;
+  double *values;
+} weights;
+
+static weights make_weights(uint32_t dtype, uint64_t rows, uint64_t n_in) {
+  weights made = {.n_in = n_in, .n = rows * n_in, .dtype = dtype};
+  made.bytes = cs_sdk_dtype_bytes(dtype, made.n);
+  made.data = malloc(made.bytes);
+  made.values = malloc(made.n * sizeof *made.values);
+  harness_weights(dtype, made.data, made.values, made.n);
+  return made;
+}
+
+static void free_weights(weights *made) {
+  free(made->data);
+  free(made->values);
+}
+
+static double dot(const weights *w, uint64_t row, const float *x) {
+  double sum = 0;
+  for (uint64_t i = 0; i < w->n_in; i++)
+    sum += w->values[row * w->n_in + i] * x[i];
+  return sum;
+}
+
+/* ---- matmul ---- */
+
+static void check_matmul(cpu_harness *h, uint32_t dtype, uint64_t n, uint64_t n_out, uint64_t n_in,
+                         bool extras) {
+  weights w = make_weights(dtype, n_out, n_in);
+  float *x = malloc(n * n_in * sizeof *x), *bias = malloc(n_out * sizeof *bias);
+  float *residual = malloc(n * n_out * sizeof *residual);
+  harness_fill(x, n * n_in);
+  harness_fill(bias, n_out);
+  harness_fill(residual, n * n_out);
+  const float cap = extras ? 3.0f : 0;
+  cs_tensor operands[5] = {
+      harness_tensor(h, CS_DTYPE_F32, residual, 12, 2, (uint64_t[]){n, n_out}),
+      harness_tensor(h, CS_DTYPE_F32, x, 4, 2, (uint64_t[]){n, n_in}),
+      harness_packed(h, dtype, CS_USAGE_MATMUL, w.data, w.bytes, 2, (uint64_t[]){n_out, n_in}),
+      {.struct_size = sizeof(cs_tensor)},
+      {.struct_size = sizeof(cs_tensor)}};
+  if (extras) {
+    operands[3] = harness_tensor(h, CS_DTYPE_F32, bias, 0, 1, &n_out);
+    operands[4] = operands[0]; /* in place */
+  }
+  cs_matmul_params params = {.struct_size = sizeof params, .soft_cap = cap};
+  cs_op_answer answer;
+  assert_true(harness_allows(h, CS_OP_MATMUL, operands, 5, &params, &answer));
+  assert_int_equal(harness_run(h, CS_OP_MATMUL, operands, 5, &params, NULL), CS_OK);
+  double error = 0, power = 0;
+  for (uint64_t i = 0; i < n; i++) {
+    const float *out = harness_row(h, &operands[0], i);
+    for (uint64_t c = 0; c < n_out; c++) {
+      double want = dot(&w, c, x + i * n_in);
+      if (extras) want = cap * tanh((want + bias[c]) / cap) + residual[i * n_out + c];
+      error += (out[c] - want) * (out[c] - want);
+      power += want * want;
+    }
+    assert_memory_equal(&out[n_out], "\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5\xa5", 12);
+  }
+  if (!(error <= limit_of(answer.error_class) * power))
+    fail_msg("dtype %u, (%u, %u, %u): NMSE %g", dtype, (unsigned)n, (unsigned)n_out, (unsigned)n_in,
+             error / power);
+  operands[4].memory = NULL;
+  harness_free(h, operands, 5);
+  free(x);
+  free(bias);
+  free(residual);
+  free_weights(&w);
+}
+
+static void matmul_agrees_with_float64(void **state) {
+  (void)state;
+  static const uint64_t shapes[][3] = {{1, 1, 32},    {1, 16, 64},   {2, 17, 96},    {5, 31, 32},
+                                       {6, 33, 160},  {7, 64, 32},   {12, 15, 64},   {13, 48, 96},
+                                       {25, 100, 64}, {100, 40, 96}, {1, 300, 2080}, {3, 5, 1120}};
+  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+    cpu_harness h;
+    if (!harness_open(&h, kernels[k], "3")) continue;
+    for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++)
+      for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        check_matmul(&h, weight_dtypes[d], shapes[s][0], shapes[s][1], shapes[s][2], s % 2);
+    for (uint32_t d = CS_DTYPE_F32; d <= CS_DTYPE_BF16; d++)
+      for (uint64_t n_in = 1; n_in < 40; n_in += 6)
+        check_matmul(&h, d, 4, 9, n_in, true);
+    harness_close(&h);
+  }
+}
+
+static void infinity_in_a_row_stays_in_that_row(void **state) {
+  (void)state;
+  const uint64_t n_out = 20, n_in = 64;
+  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+    cpu_harness h;
+    if (!harness_open(&h, kernels[k], "1")) continue;
+    for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
+      weights w = make_weights(weight_dtypes[d], n_out, n_in);
+      float x[3 * 64];
+      harness_fill(x, 3 * n_in);
+      x[64 + 7] = d % 2 ? INFINITY : NAN;
+      cs_tensor operands[5] = {harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){3, n_out}),
+                               harness_tensor(&h, CS_DTYPE_F32, x, 0, 2, (uint64_t[]){3, n_in}),
+                               harness_packed(&h, w.dtype, CS_USAGE_MATMUL, w.data, w.bytes, 2,
+                                              (uint64_t[]){n_out, n_in}),
+                               {.struct_size = sizeof(cs_tensor)},
+                               {.struct_size = sizeof(cs_tensor)}};
+      cs_matmul_params params = {.struct_size = sizeof params};
+      assert_int_equal(harness_run(&h, CS_OP_MATMUL, operands, 5, &params, NULL), CS_OK);
+      const float *out = harness_row(&h, &operands[0], 0);
+      for (uint64_t i = 0; i < 3 * n_out; i++)
+        assert_int_equal(isfinite(out[i]) != 0, i / n_out != 1);
+      harness_free(&h, operands, 5);
+      free_weights(&w);
+    }
+    harness_close(&h);
+  }
+}
+
+/* ---- moe_matmul ---- */
+
+static void check_moe(cpu_harness *h, uint32_t dtype, uint64_t n, uint64_t k, uint64_t n_experts,
+                      bool shared) {
+  const uint64_t n_out = 24, n_in = 64, x_rows = shared ? n : n * k;
+  weights w = make_weights(dtype, n_experts * n_out, n_in);
+  float *x = malloc(x_rows * n_in * sizeof *x);
+  int32_t *ids = malloc(n * k * sizeof *ids);
+  double *want = malloc(n * k * n_out * sizeof *want);
+  harness_fill(x, x_rows * n_in);
+  for (uint64_t i = 0; i < n * k; i++) {
+    ids[i] = (int32_t)((harness_uniform() + 1) / 2 * (double)n_experts);
+    if (i % 7 == 3) ids[i] = -1;
+    for (uint64_t c = 0; c < n_out; c++)
+      want[i * n_out + c] =
+          ids[i] < 0 ? 0 : dot(&w, (uint64_t)ids[i] * n_out + c, x + (shared ? i / k : i) * n_in);
+  }
+  cs_tensor operands[4] = {harness_tensor(h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){n * k, n_out}),
+                           harness_tensor(h, CS_DTYPE_F32, x, 8, 2, (uint64_t[]){x_rows, n_in}),
+                           harness_packed(h, dtype, CS_USAGE_MATMUL, w.data, w.bytes, 3,
+                                          (uint64_t[]){n_experts, n_out, n_in}),
+                           harness_tensor(h, CS_DTYPE_I32, ids, 0, 2, (uint64_t[]){n, k})};
+  assert_int_equal(harness_run(h, CS_OP_MOE_MATMUL, operands, 4, NULL, NULL), CS_OK);
+  const double nmse = harness_nmse(want, harness_row(h, &operands[0], 0), n * k * n_out);
+  assert_true(nmse <= (dtype <= CS_DTYPE_BF16 ? CS_NMSE_LIMIT_F32 : CS_NMSE_LIMIT_INT8));
+  harness_free(h, operands, 4);
+  free(x);
+  free(ids);
+  free(want);
+  free_weights(&w);
+}
+
+static void every_row_meets_its_own_expert(void **state) {
+  (void)state;
+  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+    cpu_harness h;
+    if (!harness_open(&h, kernels[k], "2")) continue;
+    for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
+      check_moe(&h, weight_dtypes[d], 1, 2, 4, true);
+      check_moe(&h, weight_dtypes[d], 40, 2, 4, true);
+      check_moe(&h, weight_dtypes[d], 17, 3, 9, false);
+      check_moe(&h, weight_dtypes[d], 5, 1, 1, true);
+    }
+    harness_close(&h);
+  }
+}
+
+static void an_unknown_expert_poisons_the_stream(void **state) {
+  (void)state;
+  cpu_harness h;
+  assert_true(harness_open(&h, "generic", "1"));
+  weights w = make_weights(CS_DTYPE_F32, 8, 8);
+  const int32_t id = 2;
+  cs_tensor operands[4] = {
+      harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){1, 4}),
+      harness_tensor(&h, CS_DTYPE_F32, w.data, 0, 2, (uint64_t[]){1, 8}),
+      harness_packed(&h, CS_DTYPE_F32, CS_USAGE_MATMUL, w.data, w.bytes, 3, (uint64_t[]){2, 4, 8}),
+      harness_tensor(&h, CS_DTYPE_I32, &id, 0, 2, (uint64_t[]){1, 1})};
+  cs_error error = CS_ERROR_INIT;
+  assert_int_equal(harness_run(&h, CS_OP_MOE_MATMUL, operands, 4, NULL, &error), CS_OUT_OF_RANGE);
+  assert_int_equal(error.op_index, 0);
+  assert_non_null(strstr(error.message, "expert 2"));
+  harness_free(&h, operands, 4);
+  free_weights(&w);
+  harness_close(&h);
+}
+
+/* ---- gather_rows ---- */
+
+static void gather_reads_packed_rows_back(void **state) {
+  (void)state;
+  const uint64_t v = 37, d = 96;
+  const int32_t ids[5] = {36, 0, -1, 17, 16};
+  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+    cpu_harness h;
+    if (!harness_open(&h, kernels[k], "1")) continue;
+    for (size_t t = 0; t < sizeof weight_dtypes / sizeof *weight_dtypes; t++) {
+      weights w = make_weights(weight_dtypes[t], v, d);
+      cs_tensor operands[3] = {harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){5, d}),
+                               harness_packed(&h, w.dtype, CS_USAGE_MATMUL | CS_USAGE_GATHER,
+                                              w.data, w.bytes, 2, (uint64_t[]){v, d}),
+                               harness_tensor(&h, CS_DTYPE_I32, ids, 0, 1, (uint64_t[]){5})};
+      cs_gather_rows_params params = {.struct_size = sizeof params, .scale = t % 2 ? 2.5f : 1};
+      assert_int_equal(harness_run(&h, CS_OP_GATHER_ROWS, operands, 3, &params, NULL), CS_OK);
+      for (uint64_t i = 0; i < 5; i++)
+        for (uint64_t j = 0; j < d; j++) {
+          const double want = ids[i] < 0 ? 0 : params.scale * w.values[(uint64_t)ids[i] * d + j];
+          const float got = ((const float *)harness_row(&h, &operands[0], i))[j];
+          assert_true(fabs(got - want) <= 1e-6 * fabs(want));
+        }
+      harness_free(&h, operands, 3);
+      free_weights(&w);
+    }
+    harness_close(&h);
+  }
+}
+
+int main(void) {
+  const char *seed = getenv("CONSORT_TEST_SEED");
+  harness_seed = seed ? strtoull(seed, NULL, 10) : (uint64_t)time(NULL);
+  printf("seed %llu\n", (unsigned long long)harness_seed);
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(matmul_agrees_with_float64),
+      cmocka_unit_test(infinity_in_a_row_stays_in_that_row),
+      cmocka_unit_test(every_row_meets_its_own_expert),
+      cmocka_unit_test(an_unknown_expert_poisons_the_stream),
+      cmocka_unit_test(gather_reads_packed_rows_back),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
