@@ -178,7 +178,7 @@ static void deliver(forward *done, bool failed, uint64_t reached, const cs_error
       cs_semaphore_signal(f->to, f->to_value, NULL);
     } else {
       cs_error late = CS_ERROR_INIT;
-      cs_error_set(&late, CS_TIMEOUT, "another device did not reach value %llu by its deadline",
+      cs_error_set(&late, CS_FAILED, "another device did not reach value %llu by its deadline",
                    (unsigned long long)f->from_value);
       cs_semaphore_fail(f->to, &late, NULL);
     }

@@ -83,9 +83,11 @@ static cs_status start_instance(cs_module *module, const cs_host *host, cs_error
   const cs_status status = table->instance_create(host, &module->instance, error);
   if (status != CS_OK || !module->instance) {
     module->instance = NULL;
-    if (error->message[0] != '\0') return error->code = status == CS_OK ? CS_FAILED : status;
-    return cs_error_set(error, status == CS_OK ? CS_FAILED : status, "does not start (%s)",
-                        cs_status_name(status));
+    const cs_status code = status == CS_OK ? CS_FAILED : status;
+    char reason[CS_ERROR_MESSAGE_BYTES];
+    snprintf(reason, sizeof reason, "%.*s", (int)sizeof reason - 1, error->message);
+    if (reason[0] != '\0') return cs_error_set(error, code, "%s", reason);
+    return cs_error_set(error, code, "does not start (%s)", cs_status_name(code));
   }
   const uint32_t n_devices = table->device_count(module->instance);
   if (n_devices > 0 && n_devices <= DEVICES_MAX) {

@@ -72,12 +72,15 @@ cs_status cs_semaphore_fail(cs_semaphore *semaphore, const cs_error *reason, cs_
   cs_device *device = semaphore->device;
   cs_status status = cs_device_enter(device, error);
   if (status != CS_OK) return status;
-  cs_error unnamed = CS_ERROR_INIT;
+  cs_error stored = CS_ERROR_INIT;
   if (!reason || reason->code == CS_OK) {
-    cs_error_set(&unnamed, CS_FAILED, "failed without a reason");
-    reason = &unnamed;
+    cs_error_set(&stored, CS_FAILED, "failed without a reason");
+  } else {
+    stored = *reason;
+    stored.struct_size = sizeof stored;
+    if (stored.code == CS_TIMEOUT) stored.code = CS_FAILED; /* a wait says that for "not yet" */
   }
-  status = device->tables->semaphore.semaphore_fail(semaphore->handle, reason, error);
+  status = device->tables->semaphore.semaphore_fail(semaphore->handle, &stored, error);
   return cs_device_result(device, status, error, "a semaphore is not failed");
 }
 

@@ -199,26 +199,11 @@ static cs_status receive(cs_step *step, const cs_step_piece *piece, cs_error *er
   return status;
 }
 
-/* Puts the op's place in the whole list into an error that counts within a piece. */
-static void name_op(const cs_step *step, const cs_step_piece *piece, cs_error *error) {
-  if (error->op_index < 0 || (uint32_t)error->op_index >= piece->cut.n_ops) return;
-  error->op_index += (int32_t)piece->cut.first_op;
-  const cs_op_node *node = &step->nodes[error->op_index];
-  if (node->layer >= 0) {
-    cs_error_prefix(error, error->code, "op %d %s of layer %d", error->op_index,
-                    cs_op_name(node->id), node->layer);
-  } else {
-    cs_error_prefix(error, error->code, "op %d %s", error->op_index, cs_op_name(node->id));
-  }
-}
-
 static cs_status run_ops(cs_step *step, const cs_step_piece *piece, cs_error *error) {
   cs_lane *lane = &step->executor->lanes[piece->cut.place];
   if (piece->program) return cs_program_launch(lane->stream, piece->program, error);
-  const cs_status status = cs_stream_ops(lane->stream, &step->ops[piece->cut.first_op],
-                                         piece->cut.n_ops, lane->workspace, error);
-  if (status != CS_OK) name_op(step, piece, error);
-  return status;
+  return cs_stream_ops(lane->stream, &step->ops[piece->cut.first_op], piece->cut.n_ops,
+                       lane->workspace, error);
 }
 
 static cs_status send_values(cs_step *step, const cs_step_piece *piece, uint32_t index,
@@ -297,6 +282,42 @@ static cs_status finish_run(cs_step *step, cs_error *error) {
   return status;
 }
 
+/* Puts the op's place in the whole list into an error that counts within a piece. */
+static void name_op(const cs_step *step, const cs_step_piece *piece, cs_error *error) {
+  if (error->op_index < 0 || (uint32_t)error->op_index >= piece->cut.n_ops) return;
+  error->op_index += (int32_t)piece->cut.first_op;
+  const cs_op_node *node = &step->nodes[error->op_index];
+  if (node->layer >= 0) {
+    cs_error_prefix(error, error->code, "op %d %s of layer %d", error->op_index,
+                    cs_op_name(node->id), node->layer);
+  } else {
+    cs_error_prefix(error, error->code, "op %d %s", error->op_index, cs_op_name(node->id));
+  }
+}
+
+/* Puts the failure of the first of the leading n_pieces that failed into *error. Calls that find
+ * their stream poisoned return its first error too, so the one who made it must be looked for. A
+ * lost device answers no more: then only a step of one piece can name its op. */
+static void find_culprit(const cs_step *step, size_t n_pieces, cs_error *error) {
+  if (error->code == CS_DEVICE_LOST && n_pieces > 1) {
+    error->op_index = -1;
+    return;
+  }
+  for (size_t k = 0; k < n_pieces; k++) {
+    const cs_step_piece *piece = &step->pieces[k];
+    if (piece->done && k + 1 < n_pieces) {
+      cs_error failure = CS_ERROR_INIT;
+      const cs_status status = cs_semaphore_wait(piece->done, step->run, left_us(step), &failure);
+      if (status == CS_OK || status == CS_TIMEOUT) continue;
+      *error = failure;
+    } else if (k + 1 < n_pieces) {
+      continue;
+    }
+    name_op(step, piece, error);
+    return;
+  }
+}
+
 /* A run that could not be enqueued whole: what waits for the rest is failed, and streams and
  * semaphores are made anew before the next run. */
 static void abandon(cs_step *step, const cs_error *reason) {
@@ -317,29 +338,17 @@ cs_status cs_step_run(cs_step *step, cs_mark_fn on_mark, void *user, cs_error *e
   step->deadline_us = now_us() + executor->timeout_us;
   executor->running = step;
   status = upload_inputs(step, error);
-  for (uint32_t k = 0; k < step->cut.n_pieces && status == CS_OK; k++)
-    status = run_piece(step, k, on_mark, user, error);
+  size_t n_begun = 0;
+  while (n_begun < step->cut.n_pieces && status == CS_OK)
+    status = run_piece(step, (uint32_t)n_begun++, on_mark, user, error);
   if (status == CS_OK) status = finish_run(step, error);
-  if (status != CS_OK) abandon(step, error);
-  return status;
+  if (status == CS_OK) return CS_OK;
+  find_culprit(step, n_begun, error);
+  abandon(step, error);
+  return error->code;
 }
 
 /* ---- waiting ---- */
-
-/* Replaces *error by the failure of the first piece that failed. */
-static void find_culprit(const cs_step *step, cs_error *error) {
-  for (size_t k = 0; k < step->cut.n_pieces; k++) {
-    const cs_step_piece *piece = &step->pieces[k];
-    cs_error failure = CS_ERROR_INIT;
-    uint64_t reached = 0;
-    if (piece->done) {
-      if (cs_semaphore_query(piece->done, &reached, &failure) == CS_OK) continue;
-      *error = failure;
-    }
-    name_op(step, piece, error);
-    return;
-  }
-}
 
 cs_status cs_step_wait(cs_step *step, cs_error *error) {
   cs_executor *executor = step->executor;
@@ -361,7 +370,7 @@ cs_status cs_step_wait(cs_step *step, cs_error *error) {
   }
   executor->running = NULL;
   if (status == CS_OK) return CS_OK;
-  find_culprit(step, error);
+  find_culprit(step, step->cut.n_pieces, error);
   if (late) {
     cs_error_prefix(error, status, "a step did not end within %llu ms",
                     (unsigned long long)(executor->timeout_us / 1000));

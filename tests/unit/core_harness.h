@@ -1,0 +1,72 @@
+/* What the tests of core share: cmocka's includes, a runtime over the fake plugins, small asserts.
+ */
+#ifndef TESTS_UNIT_CORE_HARNESS_H
+#define TESTS_UNIT_CORE_HARNESS_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/runtime.h"
+
+static inline void harness_drop_line(void *user, uint32_t level, const char *line) {
+  (void)user;
+  (void)level;
+  (void)line;
+}
+
+/* A runtime that sees one folder of fake plugins and nothing of the machine. */
+static inline cs_runtime *harness_runtime(const char *folder) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", CORE_TEST_PLUGINS, folder);
+  cs_error error = CS_ERROR_INIT;
+  cs_runtime *runtime = NULL;
+  const cs_runtime_options options = {.system_dir = path,
+                                      .skip_user_dir = true,
+                                      .skip_environment = true,
+                                      .log_level = CS_LOG_INFO,
+                                      .log_sink = harness_drop_line};
+  if (cs_runtime_create(&options, &runtime, &error) != CS_OK) fail_msg("%s", error.message);
+  return runtime;
+}
+
+static inline cs_device *harness_device(cs_runtime *runtime, const char *spec) {
+  cs_error error = CS_ERROR_INIT;
+  cs_device *device = NULL;
+  if (cs_device_open(runtime, spec, &device, &error) != CS_OK) fail_msg("%s", error.message);
+  return device;
+}
+
+#define assert_ok(call)                                                                            \
+  do {                                                                                             \
+    cs_error assert_error = CS_ERROR_INIT;                                                         \
+    cs_error *const error = &assert_error;                                                         \
+    const cs_status assert_status = (call);                                                        \
+    if (assert_status != CS_OK) {                                                                  \
+      fail_msg("%s: %s (%s)", #call, cs_status_name(assert_status), assert_error.message);         \
+    }                                                                                              \
+  } while (0)
+
+/* The call, which names its error `error`, fails with `expected` and a message that holds `text`.
+ */
+#define assert_fails(expected, text, call)                                                         \
+  do {                                                                                             \
+    cs_error assert_error = CS_ERROR_INIT;                                                         \
+    cs_error *const error = &assert_error;                                                         \
+    assert_int_equal((call), (expected));                                                          \
+    assert_int_equal(assert_error.code, (expected));                                               \
+    if (!strstr(assert_error.message, text)) {                                                     \
+      fail_msg("\"%s\" does not hold \"%s\"", assert_error.message, text);                         \
+    }                                                                                              \
+  } while (0)
+
+#endif
