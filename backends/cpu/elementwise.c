@@ -50,11 +50,12 @@ static cs_status run_add(const cpu_run *run, const cs_op *op, cs_error *error) {
   return run_binary(run, op, run->kernels->add);
 }
 
+/* (1 + tanh(u)) / 2 = 1 / (1 + exp(-2 u)), which loses nothing where tanh is near -1. */
 static void gelu_mul(float *out, const float *gate, const float *up, size_t n) {
-  const float sqrt_2_over_pi = 0.79788456f;
+  const float two_sqrt_2_over_pi = 1.5957691f;
   for (size_t i = 0; i < n; i++) {
     const float g = gate[i];
-    out[i] = 0.5f * g * (1 + tanhf(sqrt_2_over_pi * (g + 0.044715f * g * g * g))) * up[i];
+    out[i] = g / (1 + expf(-two_sqrt_2_over_pi * (g + 0.044715f * g * g * g))) * up[i];
   }
 }
 
