@@ -69,9 +69,10 @@ cs_status cs_executor_create(const cs_executor_options *options, cs_executor **o
                              cs_error *error);
 void cs_executor_destroy(cs_executor *executor);
 
-/* Binds a list (same ops as the largest, or a leading part of them, with smaller extents) to
- * memory. The step is owned by the caller, reads and writes the executor's arenas, and is run
- * again and again. */
+/* Binds a list to memory: the same ops as the largest, or a leading part of them, with smaller
+ * extents. What the largest list gives out (CS_VALUE_OUTPUT) a later one may keep as an activation.
+ * The step is owned by the caller, reads and writes the executor's arenas, and is run again and
+ * again. */
 cs_status cs_executor_prepare(cs_executor *executor, const cs_op_list *list, cs_step **out,
                               cs_error *error);
 void cs_step_destroy(cs_step *step);

@@ -26,7 +26,9 @@ static cs_status pair(cs_step *step, size_t op, cs_value v, uint32_t slot, uint3
   if (step->slot_of[v] != NO_SLOT || owners[slot] != NO_SLOT) {
     return unlike(step, op, "uses its values unlike the largest list", error);
   }
-  if (step->values[v].kind != large->kind) {
+  const cs_value_kind kind = step->values[v].kind;
+  const bool is_unread = kind == CS_VALUE_ACTIVATION && large->kind == CS_VALUE_OUTPUT;
+  if (kind != large->kind && !is_unread) {
     return unlike(step, op, "has an operand of another kind than in the largest list", error);
   }
   step->slot_of[v] = slot;

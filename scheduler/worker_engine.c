@@ -99,7 +99,8 @@ static cs_status place(cs_engine *engine, cs_device *form_device, cs_error *erro
   const step_shape largest = {.n_tokens = engine->max_tokens,
                               .n_seqs = engine->options.n_sequences,
                               .n_logit_rows = engine->max_logit_rows,
-                              .goal = CS_FORWARD_ARGMAX};
+                              .goal = CS_FORWARD_ARGMAX,
+                              .read_logits = 1};
   status = emit(engine, &largest, &engine->largest, error);
   if (status) return status;
   return cs_placement_create(engine->largest, engine->options.primary, engine->options.fallback,
