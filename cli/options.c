@@ -55,7 +55,7 @@ static size_t edit_distance(const char *a, size_t a_bytes, const char *b, size_t
 
 bool cli_nearest(const char *word, const char *choices, char *out, size_t out_bytes) {
   const size_t word_bytes = strlen(word);
-  size_t best = word_bytes / 2 < 3 ? word_bytes / 2 + 1 : 3; /* fewer edits than this */
+  size_t best = word_bytes < 3 ? word_bytes : 3; /* fewer edits than this */
   bool found = false;
   for (const char *choice = choices; *choice;) {
     const size_t bytes = strcspn(choice, "|");

@@ -1,0 +1,235 @@
+"""Every command of the program does what its page says, JSON included."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import cli_model
+from cli_model import CLI, N_CONTEXT, N_VOCAB, run, run_json
+
+
+class Commands(unittest.TestCase):
+    folder: tempfile.TemporaryDirectory
+    model: Path
+    device: str
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        os.environ["XDG_CACHE_HOME"] = str(Path(cls.folder.name) / "cache")
+        cls.model = cli_model.write_model(Path(cls.folder.name))
+        names = cli_model.device_names()
+        if not names:
+            raise unittest.SkipTest("no device here")
+        cls.device = names[0]
+
+    def placed(self) -> list[str]:
+        return ["--prefill", self.device, "--decode", self.device]
+
+    # ---- devices, info, tokenize ----
+
+    def test_devices_are_listed_with_all_keys(self) -> None:
+        plugins = run_json("devices")["plugins"]
+        self.assertTrue(plugins)
+        for plugin in plugins:
+            self.assertLessEqual({"name", "version", "vendor", "manifest", "library", "failure", "devices"}, plugin.keys())
+            for i, device in enumerate(plugin["devices"]):
+                self.assertEqual(device["name"], f"{plugin['name']}:{i}")
+                self.assertLessEqual({"type", "description", "driver", "memory_bytes", "memory_domain", "compute_domain",
+                                      "dtypes", "kv_dtypes", "host_resident", "software"}, device.keys())
+                self.assertGreater(device["memory_bytes"], 0)
+                self.assertIn(device["name"], run("devices").stdout)
+
+    def test_a_plugin_that_cannot_start_is_told_in_one_line(self) -> None:
+        (Path(self.folder.name) / "broken.plugin").write_text(
+            f"name = broken\nlibrary = nowhere.so\nabi_min = 0\nabi_max = 0\narchitecture = {os.uname().machine}\n")
+        environment = {"CONSORT_PLUGIN_PATH": self.folder.name}
+        broken = [p for p in run_json("devices", environment=environment)["plugins"] if p["name"] == "broken"]
+        self.assertEqual(len(broken), 1)
+        self.assertTrue(broken[0]["failure"])
+        self.assertNotIn("\n", broken[0]["failure"])
+        lines = run("devices", environment=environment).stdout.splitlines()
+        self.assertEqual(sum(line.startswith("broken: no device: ") for line in lines), 1)
+        self.assertTrue(any(self.device in line for line in lines), "the others go on")
+
+    def test_info_tells_what_the_file_holds(self) -> None:
+        info = run_json("info", self.model)
+        expected = {"architecture": "llama", "name": "tiny", "n_layers": 1, "n_embd": 32, "n_heads": 4, "n_kv_heads": 2,
+                    "head_dim": 8, "n_ff": 64, "n_vocab": N_VOCAB, "n_context": N_CONTEXT, "tied_embeddings": False,
+                    "format": "f32", "file_bytes": self.model.stat().st_size}
+        self.assertEqual(expected, {k: info[k] for k in expected})
+        self.assertEqual(info["tokenizer"], {"model": "llama", "n_vocab": N_VOCAB, "bos": 1, "eos": 2})
+        self.assertEqual(info["memory"], [{"n_context": N_CONTEXT, "kv_bytes": 2 * 2 * 2 * 8 * N_CONTEXT,
+                                           "total_bytes": 2 * 2 * 2 * 8 * N_CONTEXT + info["weight_bytes"]}])
+        tensors = {t["name"]: t for t in info["tensors"]}
+        self.assertEqual({n: list(s) for n, s in cli_model.tensor_shapes()}, {n: t["shape"] for n, t in tensors.items()})
+        self.assertEqual(tensors["blk.0.ffn_up.weight"]["bytes"], 64 * 32 * 4)
+        text = run("info", self.model).stdout
+        for word in ("llama", "blk.0.ffn_up.weight", "memory by context length", str(N_CONTEXT)):
+            self.assertIn(word, text)
+
+    def test_tokenize_gives_ids_and_pieces(self) -> None:
+        tokens = run_json("tokenize", self.model, "Hi")["tokens"]
+        self.assertEqual(tokens[0], {"id": 1, "piece": "<s>"})
+        self.assertEqual([t["piece"] for t in tokens[-2:]], ["<0x48>", "<0x69>"])
+        plain = run_json("tokenize", self.model, "Hi", "--no-special")["tokens"]
+        self.assertEqual(plain, tokens[1:])
+        self.assertIn("<0x48>", run("tokenize", self.model, "Hi").stdout)
+
+    def test_tokenize_works_on_a_vocabulary_alone_of_any_architecture(self) -> None:
+        path = Path(self.folder.name) / "vocabulary.gguf"
+        path.write_bytes(cli_model.gguf("unheard-of", vocabulary_only=True))
+        self.assertEqual(len(run_json("tokenize", path, "Hi", "--no-special")["tokens"]),
+                         len(run_json("tokenize", self.model, "Hi", "--no-special")["tokens"]))
+
+    # ---- run ----
+
+    def test_run_prints_one_object_with_the_keys_of_its_page(self) -> None:
+        result = run_json("run", self.model, "-p", "Hi", "-n", "4", *self.placed())
+        self.assertLessEqual({"text", "tokens", "prompt_tokens", "ttft_ms", "tpot_ms", "prefill", "decode", "kv_transfer",
+                              "fallbacks"}, result.keys())
+        self.assertLessEqual({"device", "tokens_per_s"}, result["prefill"].keys())
+        self.assertEqual(result["decode"]["device"], self.device)
+        self.assertLessEqual({"bytes", "ms", "exposed_ms", "pieces", "verified"}, result["kv_transfer"].keys())
+        self.assertLessEqual(len(result["tokens"]), 4)
+        self.assertEqual(result["prompt_tokens"], len(run_json("tokenize", self.model, "Hi")["tokens"]))
+
+    def test_run_streams_the_same_text_that_json_holds(self) -> None:
+        arguments = ["run", self.model, "-p", "Hi", "-n", "8", "--temp", "0.9", "--seed", "7", *self.placed()]
+        done = run(*arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.rstrip("\n"), run_json(*arguments)["text"].rstrip("\n"))
+
+    def test_the_planner_says_why_unless_both_devices_are_given(self) -> None:
+        chosen = run("run", self.model, "-p", "Hi", "-n", "1")
+        self.assertEqual(chosen.returncode, 0, chosen.stderr)
+        self.assertEqual(sum(line.startswith("consort: plan: ") for line in chosen.stderr.splitlines()), 1)
+        self.assertNotIn("plan", run("run", self.model, "-p", "Hi", "-n", "1", *self.placed()).stderr)
+
+    def test_stats_go_to_standard_error(self) -> None:
+        done = run("run", self.model, "-p", "Hi", "-n", "3", "--stats", *self.placed())
+        for word in ("prefill", "decode", "TTFT", "TPOT", "KV", "fallbacks"):
+            self.assertIn(word, done.stderr)
+            self.assertNotIn(word, done.stdout)
+
+    def test_interrupt_ends_a_run_in_order(self) -> None:
+        with subprocess.Popen([CLI, "run", str(self.model), "-p", "Hi", "-n", "100000", "--temp", "1", *self.placed()],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            process.stdout.read(1)
+            process.send_signal(signal.SIGINT)
+            begin = time.monotonic()
+            _, errors = process.communicate(timeout=20)
+            if process.returncode == 0:
+                self.skipTest("the generation ended before the signal came")
+            self.assertEqual(process.returncode, 130, errors)
+            self.assertLess(time.monotonic() - begin, 10)
+            self.assertNotIn(b"error", errors)
+
+    def test_a_reader_that_leaves_ends_the_run_without_a_word(self) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run([CLI, "run", str(self.model), "-p", "Hi", "-n", "50", *self.placed()], stdout=writing,
+                              stderr=subprocess.PIPE, timeout=60, check=False)
+        os.close(writing)
+        self.assertEqual((done.returncode, done.stderr), (141, b""))
+
+    # ---- logits ----
+
+    def test_logits_are_a_numpy_file(self) -> None:
+        path = Path(self.folder.name) / "logits.npy"
+        done = run("logits", self.model, "--tokens", "1,75,108", "--device", self.device, "-o", path)
+        self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+        data = path.read_bytes()
+        self.assertEqual(data[:8], b"\x93NUMPY\x01\x00")
+        header_bytes = struct.unpack("<H", data[8:10])[0]
+        self.assertEqual((10 + header_bytes) % 64, 0)
+        header = ast.literal_eval(data[10 : 10 + header_bytes].decode())
+        self.assertEqual(header, {"descr": "<f4", "fortran_order": False, "shape": (3, N_VOCAB)})
+        self.assertEqual(len(data), 10 + header_bytes + 4 * 3 * N_VOCAB)
+
+    def test_split_rows_agree_with_one_device(self) -> None:
+        def values(*arguments: str) -> list[float]:
+            path = Path(self.folder.name) / "split.npy"
+            done = run("logits", self.model, "--tokens", "1,75,108,40,50", *arguments, "-o", path)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return list(struct.unpack(f"<{5 * N_VOCAB}f", path.read_bytes()[-20 * N_VOCAB :]))
+
+        whole = values("--device", self.device)
+        names = cli_model.device_names()
+        for split in ("1", "4"):
+            other = values("--prefill", names[-1], "--decode", self.device, "--split", split)
+            self.assertLess(max(abs(a - b) for a, b in zip(whole, other)), 1e-3)
+
+    # ---- bench, plan, version, help ----
+
+    def test_bench_tells_rates_and_shares(self) -> None:
+        result = run_json("bench", self.model, "-p", "16", "-n", "4", "-r", "2", *self.placed(), timeout=120)
+        tests = {r["test"]: r for r in result["results"]}
+        self.assertLessEqual({"pp16", "tg4"}, tests.keys())
+        for test in tests.values():
+            self.assertLessEqual({"tokens_per_s", "stddev", "device", "bandwidth_fraction", "compute_fraction"}, test.keys())
+            self.assertGreater(test["tokens_per_s"], 0)
+        self.assertGreater(tests["pp16"]["compute_fraction"], 0)
+        self.assertLess(tests["pp16"]["compute_fraction"], 1)
+        self.assertGreater(tests["tg4"]["bandwidth_fraction"], 0)
+
+    def test_bench_makes_a_shape_in_memory(self) -> None:
+        result = run_json("bench", "--shape", "llama-tiny", "--format", "Q8_0", "-p", "16", "-n", "4", "-r", "1",
+                          *self.placed(), timeout=120)
+        self.assertEqual(result["model"], "llama-tiny Q8_0")
+
+    def test_plan_marks_the_candidate_that_it_chose(self) -> None:
+        plan = run_json("plan", self.model, "--prompt-tokens", "64", "--output-tokens", "16")
+        chosen = [c for c in plan["candidates"] if c["chosen"]]
+        self.assertEqual([(c["prefill"], c["decode"]) for c in chosen], [(plan["prefill"], plan["decode"])])
+        self.assertIn(plan["prefill"], plan["reason"])
+        self.assertIn("64+16 tokens", plan["reason"])
+        for candidate in plan["candidates"]:
+            self.assertLessEqual({"ttft_ms", "tpot_ms", "total_ms", "transfer_ms", "memory_bytes", "goodput", "note"},
+                                 candidate.keys())
+        self.assertEqual(sum(line.startswith("*") for line in run("plan", self.model).stdout.splitlines()), 1)
+
+    def test_a_corrupt_profile_is_measured_again(self) -> None:
+        run_json("plan", self.model, "--devices", self.device)
+        profiles = list((Path(os.environ["XDG_CACHE_HOME"]) / "consort" / "profiles").iterdir())
+        self.assertTrue(profiles)
+        for profile in profiles:
+            profile.write_bytes(profile.read_bytes()[:100])
+        run_json("plan", self.model, "--devices", self.device)
+        self.assertTrue(any(p.read_bytes().endswith(b"end\n") for p in profiles))
+
+    def test_version_tells_abi_and_commit(self) -> None:
+        done = run("--version")
+        self.assertRegex(done.stdout, r"^consort \d+\.\d+\.\d+\nplugin ABI \d+ to \d+\ncommit \w+\n$")
+
+    def test_every_command_has_help(self) -> None:
+        text = run("--help").stdout
+        for command in ("devices", "info", "run", "tokenize", "logits", "bench", "plan"):
+            self.assertRegex(text, rf"(?m)^  {command} ")
+            done = run(command, "--help")
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertTrue(done.stdout.startswith(f"usage: consort {command} "), done.stdout)
+
+    def test_the_man_page_and_the_completion_know_every_option(self) -> None:
+        source = Path(os.environ["CONSORT_TEST_SOURCE"])
+        page = (source / "docs/man/consort.1").read_text().replace("\\-", "-")
+        completion = (source / "cli/completion/consort.bash").read_text()
+        for command in ("devices", "info", "run", "tokenize", "logits", "bench", "plan"):
+            for option in re.findall(r"--[a-z-]+", run(command, "--help").stdout):
+                self.assertIn(option, completion, command)
+                if command in ("run", "tokenize", "plan") and option != "--help":
+                    self.assertIn(option, page, command)
+
+
+if __name__ == "__main__":
+    unittest.main()
