@@ -38,7 +38,7 @@ static bool begins_with_space_mark(const char *text, size_t bytes) {
   return bytes >= 3 && memcmp(text, "\xe2\x96\x81", 3) == 0;
 }
 
-static void push_normal(cs_detokenizer *state, const cs_piece *piece, sink *to) {
+static void push_text(cs_detokenizer *state, const cs_piece *piece, sink *to) {
   for (size_t i = 0; i < piece->bytes;) {
     if (!begins_with_space_mark(piece->text + i, piece->bytes - i)) {
       push_byte(state, (uint8_t)piece->text[i++], to);
@@ -63,11 +63,8 @@ size_t cs_detokenizer_push(cs_detokenizer *state, int32_t id, char *out, size_t 
   sink to = {.out = out, .capacity = capacity};
   if (piece->type == CS_PIECE_BYTE) {
     push_byte(state, piece->byte, &to);
-  } else if (piece->type == CS_PIECE_USER_DEFINED) {
-    for (size_t i = 0; i < piece->bytes; i++)
-      push_byte(state, (uint8_t)piece->text[i], &to);
   } else {
-    push_normal(state, piece, &to);
+    push_text(state, piece, &to);
   }
   state->at_start = false;
   return to.n;
