@@ -1,0 +1,71 @@
+/* Cases are appended by each file of cases, in the order in which a new chip would bring them up:
+ * first the contract's own machinery, then ops, then whole models. */
+#include "registry.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+bool kit_pattern_matches(const char *pattern, const char *name) {
+  for (; *pattern; pattern++, name++) {
+    if (*pattern == '*') {
+      for (;; name++) {
+        if (kit_pattern_matches(pattern + 1, name)) return true;
+        if (!*name) return false;
+      }
+    }
+    if (!*name || (*pattern != '?' && *pattern != *name)) return false;
+  }
+  return !*name;
+}
+
+static void grow(kit_registry *registry) {
+  registry->capacity = registry->capacity ? 2 * registry->capacity : 256;
+  kit_case *cases = realloc(registry->cases, registry->capacity * sizeof *cases);
+  bool *wanted = realloc(registry->wanted, registry->capacity * sizeof *wanted);
+  if (!cases || !wanted) {
+    fprintf(stderr, "consort-cts: error: no memory for the list of cases\n");
+    exit(1);
+  }
+  registry->cases = cases;
+  registry->wanted = wanted;
+}
+
+void kit_add(kit_registry *registry, const kit_case *c, const char *format, ...) {
+  if (registry->n_cases == registry->capacity) grow(registry);
+  kit_case *copy = &registry->cases[registry->n_cases];
+  *copy = *c;
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(copy->name, sizeof copy->name, format, arguments);
+  va_end(arguments);
+  registry->wanted[registry->n_cases] =
+      !registry->only || kit_pattern_matches(registry->only, copy->name);
+  registry->n_cases++;
+}
+
+void kit_registry_init(kit_registry *registry, const char *only) {
+  *registry = (kit_registry){.only = only};
+  kit_add_negotiation_cases(registry);
+  kit_add_lifecycle_cases(registry);
+  kit_add_memory_cases(registry);
+  kit_add_stream_cases(registry);
+  kit_add_semaphore_cases(registry);
+  kit_add_thread_cases(registry);
+  kit_add_query_cases(registry);
+  kit_add_row_cases(registry);
+  kit_add_value_cases(registry);
+  kit_add_matmul_cases(registry);
+  kit_add_kv_cases(registry);
+  kit_add_attention_cases(registry);
+  kit_add_moe_cases(registry);
+  kit_add_program_cases(registry);
+  kit_add_model_cases(registry);
+  kit_add_soak_cases(registry);
+}
+
+void kit_registry_finish(kit_registry *registry) {
+  free(registry->cases);
+  free(registry->wanted);
+  *registry = (kit_registry){0};
+}
