@@ -28,10 +28,7 @@ static bool names_a_device(const char *message) {
 
 cs_status cs_device_call_failed(cs_device *device, cs_status status, cs_error *error,
                                 const char *what) {
-  if (status == CS_DEVICE_LOST) {
-    atomic_store(&device->lost, true);
-    atomic_store(&device->module->leaked, true);
-  }
+  if (status == CS_DEVICE_LOST) atomic_store(&device->lost, true);
   if (!error) return status;
   if (error->code != status || error->message[0] == '\0') {
     cs_error_set(error, status, "%s (%s)", what, cs_status_name(status));

@@ -44,7 +44,7 @@ typedef struct cs_module {
   cs_plugin_instance *instance;
   uint32_t n_devices;
   cs_tables tables;
-  atomic_bool leaked; /* a device was lost or hung: its threads may still call the host */
+  atomic_bool leaked; /* a stream outlasted its destroy: its thread may still call the host */
 } cs_module;
 
 /* Takes over the manifest's strings and zeroes it. NULL when out of memory. */

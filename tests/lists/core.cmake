@@ -38,3 +38,7 @@ foreach(path ${core_tests})
   consort_add_unit_test(${name} consort_core)
   target_compile_definitions(${name} PRIVATE CORE_TEST_PLUGINS="${CORE_TEST_PLUGINS}")
 endforeach()
+
+foreach(name includes names abi_layout law_selftest)
+  consort_add_python_test(law_${name} law/${name}.py unit)
+endforeach()
