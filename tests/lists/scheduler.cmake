@@ -1,0 +1,13 @@
+# Messages, links, KV transfer, workers and sessions.
+foreach(name message transport wire journal)
+  consort_add_unit_test(scheduler_${name}_test consort_scheduler)
+endforeach()
+foreach(name session transfer story)
+  consort_add_unit_test(scheduler_${name}_test consort_scheduler)
+  target_include_directories(scheduler_${name}_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
+endforeach()
+if(TARGET consort_plugin_cpu)
+  add_dependencies(scheduler_session_test consort_plugin_cpu)
+  add_dependencies(scheduler_transfer_test consort_plugin_cpu)
+  add_dependencies(scheduler_story_test consort_plugin_cpu)
+endif()

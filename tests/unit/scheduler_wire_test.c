@@ -1,0 +1,158 @@
+/* The wire form on the host: the checksum by its formula, and blocks of every layout that come out
+ * as they went in. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "consort/half.h"
+#include "consort/types.h"
+#include "scheduler/wire.h"
+
+static uint64_t mixed(uint64_t index, uint64_t word) {
+  uint64_t z = (index << 32 | word) + UINT64_C(0x9e3779b97f4a7c15);
+  z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+  z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+  return z ^ z >> 31;
+}
+
+static void the_sum_is_that_of_the_contract(void **state) {
+  (void)state;
+  const uint8_t bytes[] = {1, 2, 3, 4, 5, 6};
+  assert_true(cs_wire_sum(bytes, 0) == 0);
+  assert_true(cs_wire_sum(bytes, 4) == mixed(0, 0x04030201));
+  assert_true(cs_wire_sum(bytes, 6) == mixed(0, 0x04030201) + mixed(1, 0x0605));
+}
+
+static void the_sum_sees_every_bit_and_every_exchange(void **state) {
+  (void)state;
+  uint8_t bytes[64];
+  for (size_t i = 0; i < sizeof bytes; i++)
+    bytes[i] = (uint8_t)(i * 37);
+  const uint64_t right = cs_wire_sum(bytes, sizeof bytes);
+  for (size_t bit = 0; bit < 8 * sizeof bytes; bit++) {
+    bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+    assert_true(cs_wire_sum(bytes, sizeof bytes) != right);
+    bytes[bit / 8] ^= (uint8_t)(1u << bit % 8);
+  }
+  uint8_t exchanged[64];
+  memcpy(exchanged, bytes + 32, 32);
+  memcpy(exchanged + 32, bytes, 32);
+  assert_true(cs_wire_sum(exchanged, sizeof exchanged) != right);
+}
+
+static void round_trip(uint32_t layout, uint32_t dtype, uint32_t wire_dtype) {
+  const cs_wire_plane plane = {dtype, layout, 8, 3, 5};
+  const size_t bytes = 4 * cs_wire_block_bytes(&plane);
+  uint8_t *const blocks = malloc(bytes);
+  uint8_t *const copy = malloc(bytes);
+  for (size_t i = 0; i < bytes / cs_wire_element_bytes(dtype); i++) {
+    const float value = (float)((int)(i * 7 % 201) - 100) / 8.0f; /* exact in all formats here */
+    if (dtype == CS_DTYPE_F32)
+      memcpy(blocks + 4 * i, &value, 4);
+    else if (dtype == CS_DTYPE_I8)
+      blocks[i] = (uint8_t)i;
+    else {
+      const uint16_t half =
+          dtype == CS_DTYPE_F16 ? cs_f16_from_f32(value) : cs_bf16_from_f32(value);
+      memcpy(blocks + 2 * i, &half, 2);
+    }
+  }
+  memcpy(copy, blocks, bytes);
+  const uint32_t first = 5, n = 17; /* begins and ends inside a block */
+  uint8_t *const wire = malloc((size_t)n * 3 * 5 * cs_wire_element_bytes(wire_dtype));
+  cs_wire_gather(&plane, blocks, first, n, wire_dtype, wire);
+  uint8_t *const emptied = calloc(1, bytes);
+  cs_wire_scatter(&plane, emptied, first, n, wire_dtype, wire);
+  uint8_t *const wire_again = malloc((size_t)n * 3 * 5 * cs_wire_element_bytes(wire_dtype));
+  cs_wire_gather(&plane, emptied, first, n, wire_dtype, wire_again);
+  assert_memory_equal(wire, wire_again, (size_t)n * 3 * 5 * cs_wire_element_bytes(wire_dtype));
+  cs_wire_scatter(&plane, copy, first, n, wire_dtype, wire);
+  assert_memory_equal(copy, blocks, bytes); /* the others stayed, these are the same */
+  free(blocks);
+  free(copy);
+  free(wire);
+  free(wire_again);
+  free(emptied);
+}
+
+static void blocks_come_out_as_they_went_in(void **state) {
+  (void)state;
+  const uint32_t layouts[] = {CS_LAYOUT_KV_TOKEN_MAJOR, CS_LAYOUT_KV_HEAD_MAJOR,
+                              CS_LAYOUT_KV_HEAD_MINOR};
+  for (size_t i = 0; i < 3; i++) {
+    round_trip(layouts[i], CS_DTYPE_F32, CS_DTYPE_F32);
+    round_trip(layouts[i], CS_DTYPE_F16, CS_DTYPE_F16);
+    round_trip(layouts[i], CS_DTYPE_BF16, CS_DTYPE_F32);
+    round_trip(layouts[i], CS_DTYPE_I8, CS_DTYPE_I8);
+  }
+}
+
+static void layouts_agree_on_the_wire(void **state) {
+  (void)state;
+  /* 2 tokens, 2 heads, 2 wide, one block of 2: element (token, head, e) = 100 t + 10 h + e. */
+  float token_major[8], head_major[8], head_minor[8], wire[8];
+  const float expected[8] = {0, 1, 100, 101, 10, 11, 110, 111};
+  for (int t = 0; t < 2; t++)
+    for (int h = 0; h < 2; h++)
+      for (int e = 0; e < 2; e++) {
+        const float value = (float)(100 * t + 10 * h + e);
+        token_major[(t * 2 + h) * 2 + e] = value;
+        head_major[(h * 2 + t) * 2 + e] = value;
+        head_minor[(t * 2 + e) * 2 + h] = value;
+      }
+  const float *const blocks[] = {token_major, head_major, head_minor};
+  for (uint32_t i = 0; i < 3; i++) {
+    const cs_wire_plane plane = {CS_DTYPE_F32, CS_LAYOUT_KV_TOKEN_MAJOR + i, 2, 2, 2};
+    cs_wire_gather(&plane, blocks[i], 0, 2, CS_DTYPE_F32, wire);
+    assert_memory_equal(wire, expected, sizeof expected);
+  }
+}
+
+static void pairs_that_cannot_be_converted_are_named(void **state) {
+  (void)state;
+  const cs_kv_wire mine = {7, CS_DTYPE_F16, 4, 2, 8, 8};
+  const struct {
+    cs_kv_wire theirs;
+    const char *word;
+  } cases[] = {{{8, CS_DTYPE_F16, 4, 2, 8, 8}, "models"},
+               {{7, CS_DTYPE_F16, 5, 2, 8, 8}, "layers"},
+               {{7, CS_DTYPE_F16, 4, 4, 8, 8}, "heads"},
+               {{7, CS_DTYPE_F16, 4, 2, 16, 8}, "key width"},
+               {{7, CS_DTYPE_I8, 4, 2, 8, 8}, "i8"}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    cs_error error = CS_ERROR_INIT;
+    assert_int_equal(cs_wire_check(&mine, &cases[i].theirs, &error), CS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, cases[i].word));
+  }
+  const cs_kv_wire other_dtype = {7, CS_DTYPE_F32, 4, 2, 8, 8};
+  assert_int_equal(cs_wire_check(&mine, &other_dtype, NULL), CS_OK);
+}
+
+static void sizes_are_checked(void **state) {
+  (void)state;
+  uint64_t bytes;
+  const cs_kv_wire wire = {0, CS_DTYPE_F16, 4, 2, 8, 16};
+  assert_int_equal(cs_wire_bytes(&wire, 10, &bytes), CS_OK);
+  assert_true(bytes == 10 * 2 * (8 + 16) * 2);
+  const cs_kv_wire huge = {0, CS_DTYPE_F32, 4, UINT32_MAX, UINT32_MAX, UINT32_MAX};
+  assert_int_equal(cs_wire_bytes(&huge, UINT32_MAX, &bytes), CS_OUT_OF_RANGE);
+  const cs_kv_wire blocks = {0, CS_DTYPE_Q8_0, 4, 2, 8, 8};
+  assert_int_equal(cs_wire_bytes(&blocks, 1, &bytes), CS_UNSUPPORTED);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(the_sum_is_that_of_the_contract),
+      cmocka_unit_test(the_sum_sees_every_bit_and_every_exchange),
+      cmocka_unit_test(blocks_come_out_as_they_went_in),
+      cmocka_unit_test(layouts_agree_on_the_wire),
+      cmocka_unit_test(pairs_that_cannot_be_converted_are_named),
+      cmocka_unit_test(sizes_are_checked),
+  };
+  return cmocka_run_group_tests_name("wire", tests, NULL, NULL);
+}
