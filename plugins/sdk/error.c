@@ -50,9 +50,12 @@ cs_status cs_sdk_query(const cs_host *host, cs_plugin *plugin, const char *name,
                        const void *(*table)(uint32_t id, uint32_t revision)) {
   if (!host || !plugin) return CS_INVALID_ARGUMENT;
   const uint32_t newest = CS_ABI_VERSION;
-  if (host->abi_min > newest) return CS_UNSUPPORTED;
+  cs_host known;
+  const cs_status status = cs_sdk_struct_read(&known, sizeof known, host, NULL);
+  if (status != CS_OK) return status;
+  if (known.abi_min > newest) return CS_UNSUPPORTED;
   const cs_plugin answer = {.struct_size = sizeof answer,
-                            .abi_version = host->abi_max < newest ? host->abi_max : newest,
+                            .abi_version = known.abi_max < newest ? known.abi_max : newest,
                             .name = name,
                             .version = version,
                             .vendor = vendor,
