@@ -123,7 +123,8 @@ class Commands(unittest.TestCase):
             self.assertNotIn(word, done.stdout)
 
     def test_interrupt_ends_a_run_in_order(self) -> None:
-        with subprocess.Popen([CLI, "run", str(self.model), "-p", "Hi", "-n", "100000", "--temp", "1", *self.placed()],
+        with subprocess.Popen([CLI, "run", str(self.model), "-p", "Hi", "-n", "60000", "--ctx", "65000", "--temp", "1",
+                               *self.placed()],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             process.stdout.read(1)
             process.send_signal(signal.SIGINT)

@@ -5,6 +5,10 @@ consort_add_unit_test(planner_profile_test consort_scheduler)
 if(TARGET consort_cli)
   find_package(Python3 COMPONENTS Interpreter)
   set(cli_environment "CONSORT_CLI=$<TARGET_FILE:consort_cli>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
+  if(CONSORT_SANITIZE)
+    list(APPEND cli_environment
+         "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0")
+  endif()
   if(Python3_FOUND)
     foreach(name cli_commands_test cli_errors_test)
       add_test(NAME ${name}
