@@ -105,6 +105,20 @@ static void matmul(emitter *e, cs_value out, cs_value x, cs_value matrix, cs_val
   cs_op_list_op(e->list, CS_OP_MATMUL, e->layer, operands, 5, &params);
 }
 
+/* The stream grows by x * transpose(matrix) + bias: in one op, or in two of the minimal column. */
+static void grow_stream(emitter *e, cs_value x, cs_value matrix, cs_value bias) {
+  const cs_value sum = add_rows(e, e->config->n_embd);
+  if (e->shape->minimal_ops) {
+    const cs_value change = add_rows(e, e->config->n_embd);
+    matmul(e, change, x, matrix, bias, CS_VALUE_NONE);
+    const cs_value operands[] = {sum, e->x, change};
+    cs_op_list_op(e->list, CS_OP_ADD, e->layer, operands, 3, NULL);
+  } else {
+    matmul(e, sum, x, matrix, bias, e->x);
+  }
+  e->x = sum;
+}
+
 static cs_value rope(emitter *e, cs_value x, uint64_t n_heads) {
   const cs_value out = add_heads(e, n_heads, e->config->k_width);
   const cs_value operands[] = {out, x, e->positions, weight(e, -1, CS_ROLE_INV_FREQ)};
@@ -162,10 +176,8 @@ static void emit_attention(emitter *e, const attention_inputs *inputs) {
   const cs_op_params params = {.attention = {.struct_size = sizeof(cs_attention_params),
                                              .scale = (float)(1.0 / sqrt(c->k_width))}};
   cs_op_list_op(e->list, CS_OP_ATTENTION_PAGED, e->layer, operands, 8, &params);
-  const cs_value sum = add_rows(e, c->n_embd);
-  matmul(e, sum, attended, weight(e, e->layer, CS_ROLE_ATTN_OUTPUT),
-         weight(e, e->layer, CS_ROLE_ATTN_OUTPUT_BIAS), e->x);
-  e->x = sum;
+  grow_stream(e, attended, weight(e, e->layer, CS_ROLE_ATTN_OUTPUT),
+              weight(e, e->layer, CS_ROLE_ATTN_OUTPUT_BIAS));
 }
 
 static void emit_ffn(emitter *e) {
@@ -179,9 +191,7 @@ static void emit_ffn(emitter *e) {
   const cs_value inner = add_rows(e, c->n_ff);
   const cs_value operands[] = {inner, gate, up};
   cs_op_list_op(e->list, CS_OP_SILU_MUL, e->layer, operands, 3, NULL);
-  const cs_value sum = add_rows(e, c->n_embd);
-  matmul(e, sum, inner, weight(e, e->layer, CS_ROLE_FFN_DOWN), CS_VALUE_NONE, e->x);
-  e->x = sum;
+  grow_stream(e, inner, weight(e, e->layer, CS_ROLE_FFN_DOWN), CS_VALUE_NONE);
 }
 
 /* Only the rows asked for pass the largest matrix. */

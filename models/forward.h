@@ -38,6 +38,7 @@ typedef struct cs_forward_shape {
   uint32_t max_blocks;   /* width of the block table */
   uint32_t n_logit_rows; /* at least 1 unless the goal is CS_FORWARD_KV */
   cs_forward_goal goal;
+  bool minimal_ops; /* no operand outside the op table's minimal column: more ops, same result */
   bool read_logits; /* logits are an output; else they are an activation and only argmax is read */
   uint32_t kv_dtype;
   uint32_t kv_layout; /* CS_LAYOUT_KV_* */
