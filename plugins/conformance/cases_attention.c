@@ -7,7 +7,8 @@
 #include "kvtest.h"
 #include "registry.h"
 
-#define MAX_SEQS 8
+#define MAX_SEQS    8
+#define QUICK_SHARE 4 /* a quick run picks one of so many shapes, others each time */
 
 typedef struct head_shape {
   uint64_t n_heads, n_kv_heads, k_width, v_width;
@@ -128,6 +129,7 @@ static void attention_case(kit *k, const kit_case *c) {
   for (uint64_t block = 0; (block = kv_next_block(k, block)) != 0;)
     for (size_t i = 0; i < N_HEADS; i++)
       for (size_t j = 0; j < N_BATCHES; j++) {
+        if (k->options->quick && rng_below(&k->rng, QUICK_SHARE) != 0) continue;
         a.block = block;
         a.h = &heads[i];
         a.b = &batches[j];

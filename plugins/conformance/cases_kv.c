@@ -7,6 +7,8 @@
 #include "kvtest.h"
 #include "registry.h"
 
+#define QUICK_SHARE 3 /* a quick run picks one of so many shapes, others each time */
+
 typedef struct kv_shape {
   uint64_t n_heads, k_width, v_width;
 } kv_shape;
@@ -114,8 +116,10 @@ static void move_case(kit *k, const kit_case *c) {
                             {0, 3 * block + 7, 4 * block},
                             {2 * block, block, block}};
     for (size_t i = 0; i < N_KV_SHAPES; i++)
-      for (size_t j = 0; j < sizeof pieces / sizeof pieces[0]; j++)
+      for (size_t j = 0; j < sizeof pieces / sizeof pieces[0]; j++) {
+        if (k->options->quick && rng_below(&k->rng, QUICK_SHARE) != 0) continue;
         move_shape(k, c, wire_dtype, layout, block, &kv_shapes[i], &pieces[j]);
+      }
   }
 }
 

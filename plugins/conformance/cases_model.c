@@ -23,6 +23,10 @@
 #define MAX_ROWS   64
 #define MAX_OPS    (N_LAYERS * 16 + 4)
 
+/* Keeps activations near 1, as trained weights do: 1 / sqrt(N_EMBD). Random blocks are larger. */
+#define WEIGHT_SCALE 0.125
+#define BLOCK_WEIGHT 0.6
+
 /* NMSE of the logits after two layers: each of the dozen matmuls in a row adds its own. */
 #define MODEL_NMSE_F32  1e-9
 #define MODEL_NMSE_INT8 5e-3
@@ -89,9 +93,14 @@ static void make_weight(model *m, weight *w, uint32_t usage, uint64_t rows, uint
   const uint64_t count = rows * columns;
   unsigned char *bytes = kit_host_memory(k, format_bytes(m->dtype, count));
   w->values = kit_host_memory(k, count * sizeof(double));
-  if (format_block_elements(m->dtype) > 1) format_random_blocks(m->dtype, &k->rng, bytes, count);
-  for (uint64_t i = 0; i < count && format_block_elements(m->dtype) == 1; i++)
-    format_encode(m->dtype, bytes + i * format_bytes(m->dtype, 1), rng_bell(&k->rng) * 0.3);
+  const bool is_blocks = format_block_elements(m->dtype) > 1;
+  if (is_blocks) {
+    format_random_blocks(m->dtype, &k->rng, bytes, count);
+    format_scale_blocks(m->dtype, bytes, count, WEIGHT_SCALE / BLOCK_WEIGHT);
+  }
+  for (uint64_t i = 0; i < count && !is_blocks; i++)
+    format_encode(m->dtype, bytes + i * format_bytes(m->dtype, 1),
+                  rng_bell(&k->rng) * WEIGHT_SCALE);
   format_dequantize(m->dtype, bytes, w->values, count);
   const cs_weight_part part = {.struct_size = sizeof part,
                                .dtype = m->dtype,

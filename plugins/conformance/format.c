@@ -144,6 +144,16 @@ void format_random_blocks(uint32_t dtype, kit_rng *rng, void *to, uint64_t n_ele
   }
 }
 
+void format_scale_blocks(uint32_t dtype, void *blocks, uint64_t n_elements, double factor) {
+  const format_info *info = find(dtype);
+  unsigned char *block = blocks;
+  for (uint64_t i = 0; i < n_elements / info->block_elements; i++, block += info->block_bytes)
+    for (uint32_t j = 0; j < info->n_scales; j++) {
+      unsigned char *scale = block + info->scale_at[j];
+      format_encode(CS_DTYPE_F16, scale, factor * format_decode(CS_DTYPE_F16, scale));
+    }
+}
+
 static double scale_at(const unsigned char *block, size_t offset) {
   return cs_f32_from_f16(read_u16(block + offset));
 }

@@ -21,6 +21,8 @@ void format_encode(uint32_t dtype, void *to, double value);
 /* Random blocks of a block format: every stored bit may be set, scales are finite and make weights
  * of the order of 1. n_elements is a whole number of blocks. */
 void format_random_blocks(uint32_t dtype, kit_rng *rng, void *to, uint64_t n_elements);
+/* Multiplies every weight of a block format by `factor`, through the scales. */
+void format_scale_blocks(uint32_t dtype, void *blocks, uint64_t n_elements, double factor);
 /* The weights that blocks stand for, by GGUF's definition of the format. */
 void format_dequantize(uint32_t dtype, const void *from, double *to, uint64_t n_elements);
 

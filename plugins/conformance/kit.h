@@ -39,6 +39,7 @@ typedef struct kit_options {
   const char *plugin_path;
   uint32_t device_index;
   bool quick;
+  bool measure;
   bool verbose;
   bool in_process;
   uint64_t seed;
@@ -71,6 +72,7 @@ struct kit {
   cs_plugin_stream *stream; /* made by kit_stream */
   cs_plugin_semaphore *done;
   uint64_t done_value;
+  bool is_timing;         /* values that only the oracle needs are not computed */
   uint32_t n_unsupported; /* shapes that the device said no to */
   uint32_t n_checked;     /* shapes that ran */
 };

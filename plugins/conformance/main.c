@@ -26,7 +26,8 @@ static const char usage[] =
     "  --html FILE         results for people: one self-contained page\n"
     "  --waive FILE        known failures, one \"PATTERN: REASON\" a line\n"
     "  --seed S            random inputs as in the run that printed this seed\n"
-    "  --quick             shorter copies, soak and measurements; every case runs\n"
+    "  --quick             every case runs, over fewer shapes and for a shorter time\n"
+    "  --no-speed          measure no times\n"
     "  --soak SECONDS      how long the soak goes on (5)\n"
     "  --timeout SECONDS   how long one case may take before the plugin is said to hang (120)\n"
     "  --no-fork           everything in one process, for a debugger\n"
@@ -39,7 +40,7 @@ typedef struct arguments {
   kit_options options;
   const char *only, *json, *junit, *html, *waive;
   uint32_t required;
-  bool list, print_ops, help;
+  bool list, print_ops, help, no_speed;
 } arguments;
 
 static bool parse_u64(const char *text, uint64_t *out) {
@@ -101,9 +102,13 @@ static bool parse_flag(arguments *a, const char *name) {
   const struct {
     const char *name;
     bool *to;
-  } flags[] = {{"--quick", &a->options.quick},        {"--verbose", &a->options.verbose},
-               {"--no-fork", &a->options.in_process}, {"--list", &a->list},
-               {"--print-ops", &a->print_ops},        {"--help", &a->help}};
+  } flags[] = {{"--quick", &a->options.quick},
+               {"--verbose", &a->options.verbose},
+               {"--no-speed", &a->no_speed},
+               {"--no-fork", &a->options.in_process},
+               {"--list", &a->list},
+               {"--print-ops", &a->print_ops},
+               {"--help", &a->help}};
   for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
     if (strcmp(name, flags[i].name) == 0) return *flags[i].to = true;
   return false;
@@ -187,6 +192,7 @@ int main(int argc, char **argv) {
     fputs(usage, stderr);
     return EXIT_USAGE;
   }
+  a.options.measure = !a.no_speed;
   if (a.help) fputs(usage, stdout);
   if (a.print_ops) report_print_ops(stdout);
   if (a.help || a.print_ops) return EXIT_SUCCESS;

@@ -18,6 +18,7 @@ typedef struct optest_tensor {
   uint32_t gap_elements; /* extra elements between rows: set before optest_run */
   double *values;        /* row-major by dims, whatever the layout; rounded to dtype by the run */
   double *expected;      /* of a written operand: the oracle's; else NULL */
+  double power;          /* of a written operand: sum of squares without cancellation, or 0 */
   bool *open;            /* elements that may hold anything after the run; NULL: none */
   int alias_of;          /* operand whose window this is, -1 for its own */
   cs_plugin_memory *packed;
@@ -32,7 +33,6 @@ typedef struct optest {
   const void *params;
   uint32_t written; /* bit mask of operands */
   bool program;     /* run as a recorded program although eager ops are there */
-  bool no_oracle;   /* for timing: optest_place computes no expected values */
   optest_tensor operands[CS_MAX_OPERANDS];
   /* Filled by optest_place: */
   cs_plugin_memory *memory; /* the arena */
@@ -72,6 +72,8 @@ void optest_place(optest *t);
 void optest_spoil_row(optest *t, uint32_t index, uint64_t row, double value);
 /* After placing: any result in this row of a written operand is as good as another. */
 void optest_leave_open(optest *t, uint32_t index, uint64_t row);
+/* A further copy of a packed weight, of the case's. */
+cs_plugin_memory *optest_pack_again(optest *t, uint32_t index);
 /* The op with its operands in place; valid as long as the test. */
 cs_op optest_op(const optest *t, cs_tensor operands[CS_MAX_OPERANDS]);
 /* Uploads the arena, runs the op, downloads, compares. */

@@ -121,7 +121,8 @@ static void check_elements(optest *t, uint32_t index, const error_sums *sums, do
 static void check_close(optest *t, uint32_t index, const char *what) {
   const optest_tensor *operand = &t->operands[index];
   const double limit = optest_nmse_limit(t->answer.error_class, operand->tensor.dtype);
-  const error_sums sums = sum_errors(t, index, what);
+  error_sums sums = sum_errors(t, index, what);
+  if (sums.value_squares < operand->power) sums.value_squares = operand->power;
   const double nmse = sums.value_squares > 0   ? sums.error_squares / sums.value_squares
                       : sums.error_squares > 0 ? INFINITY
                                                : 0;

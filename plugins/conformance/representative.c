@@ -65,9 +65,9 @@ static optest *build_gather(const builder *b) {
 static optest *build_matmul(const builder *b) {
   const cs_matmul_params params = {.struct_size = sizeof params};
   optest *t = optest_begin(b->k, b->op_id, params_copy(b->k, &params, sizeof params));
-  rows_of(t, b, 0, CS_DTYPE_F32, b->width);
+  rows_of(t, b, 0, CS_DTYPE_F32, 2 * b->width);
   rows_of(t, b, 1, CS_DTYPE_F32, b->width);
-  optest_weight(t, 2, b->dtype, CS_USAGE_MATMUL, 2, (uint64_t[]){b->width, b->width});
+  optest_weight(t, 2, b->dtype, CS_USAGE_MATMUL, 2, (uint64_t[]){2 * b->width, b->width});
   return t;
 }
 
@@ -278,6 +278,40 @@ static bool needs_cache(uint32_t op_id) {
          op_id == CS_OP_KV_SCATTER || op_id == CS_OP_KV_COPY_BLOCKS;
 }
 
+static void describe(representative *r, const builder *b, uint64_t block) {
+  const optest *t = r->test;
+  const unsigned long long n = b->rows, width = b->width;
+  char *text = r->shape;
+  const size_t bytes = sizeof r->shape;
+  switch (b->op_id) {
+  case CS_OP_MATMUL:
+    snprintf(text, bytes, "n=%llu, %llu x %llu", n, 2 * width, width);
+    break;
+  case CS_OP_MOE_MATMUL:
+    snprintf(text, bytes, "n=%llu, 2 of 8 x %llu x %llu", n, width / 2, width / 2);
+    break;
+  case CS_OP_ATTENTION_PAGED:
+    snprintf(text, bytes, "n=%llu of %.0f, %llu heads", n, t->operands[6].values[0],
+             (unsigned long long)t->operands[0].tensor.dims[1]);
+    break;
+  case CS_OP_KV_GATHER:
+  case CS_OP_KV_SCATTER:
+    snprintf(text, bytes, "%.0f tokens, blocks of %llu", t->operands[5].values[1],
+             (unsigned long long)block);
+    break;
+  case CS_OP_KV_COPY_BLOCKS:
+    snprintf(text, bytes, "8 blocks of %llu", (unsigned long long)block);
+    break;
+  case CS_OP_KV_WRITE:
+    snprintf(text, bytes, "n=%llu, %llu heads of 64", n,
+             (unsigned long long)t->operands[0].tensor.dims[1]);
+    break;
+  default:
+    snprintf(text, bytes, "n=%llu, d=%llu", n,
+             (unsigned long long)(t->operands[t->n_operands > 2 ? 2 : 1].count / b->rows));
+  }
+}
+
 bool representative_build(kit *k, uint32_t op_id, uint32_t dtype, representative_size size,
                           representative *out) {
   if (size == REPRESENTATIVE_PREFILL && !has_prefill(op_id)) return false;
@@ -289,9 +323,6 @@ bool representative_build(kit *k, uint32_t op_id, uint32_t dtype, representative
   out->test = build(&b, block);
   out->bytes = count_bytes(out->test);
   out->flops = count_flops(out->test);
-  const cs_tensor *first = &out->test->operands[op_id == CS_OP_MATMUL ? 2 : 1].tensor;
-  snprintf(out->shape, sizeof out->shape, "n=%llu, %llu x %llu", (unsigned long long)b.rows,
-           (unsigned long long)first->dims[0],
-           (unsigned long long)(first->rank > 1 ? first->dims[first->rank - 1] : 1));
+  describe(out, &b, block);
   return true;
 }
