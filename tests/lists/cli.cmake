@@ -18,6 +18,11 @@ if(TARGET consort_cli)
     endforeach()
   endif()
   if(NOT CONSORT_SANITIZE)
+    add_test(NAME cli_valgrind_test
+             COMMAND ${CMAKE_CURRENT_LIST_DIR}/../integration/cli_valgrind_test.sh)
+    set_tests_properties(cli_valgrind_test PROPERTIES LABELS "integration;slow" TIMEOUT 600
+      SKIP_RETURN_CODE 77
+      ENVIRONMENT "${cli_environment};CONSORT_PYTHON=${Python3_EXECUTABLE};PYTHONDONTWRITEBYTECODE=1")
     add_test(NAME cli_examples_test
              COMMAND ${CMAKE_CURRENT_LIST_DIR}/../integration/cli_examples_test.sh ${CMAKE_BINARY_DIR})
     set_tests_properties(cli_examples_test PROPERTIES LABELS integration TIMEOUT 300
