@@ -196,12 +196,6 @@ static cs_status refuse_experts(reader *r) {
   return CS_OK;
 }
 
-static void copy_string(char *to, size_t capacity, cs_gguf_string from) {
-  const size_t bytes = from.bytes < capacity - 1 ? from.bytes : capacity - 1;
-  memcpy(to, from.data, bytes);
-  to[bytes] = '\0';
-}
-
 cs_status cs_architecture_read_config(const cs_architecture *architecture, const cs_gguf *gguf,
                                       cs_model_config *config, cs_error *error) {
   reader r = {.architecture = architecture, .gguf = gguf, .error = error};
@@ -209,7 +203,7 @@ cs_status cs_architecture_read_config(const cs_architecture *architecture, const
   snprintf(config->architecture, sizeof config->architecture, "%s", architecture->name);
   cs_gguf_string name;
   if (cs_gguf_get_string(gguf, "general.name", &name))
-    copy_string(config->name, sizeof config->name, name);
+    cs_gguf_copy_string(config->name, sizeof config->name, name);
   cs_status status = refuse_experts(&r);
   if (status != CS_OK) return status;
   status = read_sizes(&r, config);

@@ -59,6 +59,10 @@ bool cs_gguf_get_bool(const cs_gguf *gguf, const char *key, bool *value);
 bool cs_gguf_get_string(const cs_gguf *gguf, const char *key, cs_gguf_string *value);
 bool cs_gguf_has(const cs_gguf *gguf, const char *key);
 
+/* Copies as many whole characters as fit `capacity` bytes with the terminating NUL. Control
+ * characters and bytes that are not UTF-8 become '?', so that the result can be shown anywhere. */
+void cs_gguf_copy_string(char *to, size_t capacity, cs_gguf_string from);
+
 /* Arrays. The length, or 0 when the key is absent or no array. */
 uint64_t cs_gguf_array_length(const cs_gguf *gguf, const char *key);
 bool cs_gguf_array_string(const cs_gguf *gguf, const char *key, uint64_t index,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "models/gguf_internal.h"
+#include "models/utf8.h"
 
 typedef struct tensor_type {
   const char *name;
@@ -159,6 +160,20 @@ bool cs_gguf_get_string(const cs_gguf *gguf, const char *key, cs_gguf_string *va
   if (!e || e->kind != CS_GGUF_KIND_STRING) return false;
   *value = decode_string(e->payload);
   return true;
+}
+
+void cs_gguf_copy_string(char *to, size_t capacity, cs_gguf_string from) {
+  size_t n = 0;
+  for (size_t at = 0; at < from.bytes;) {
+    const int length = cs_utf8_character((const uint8_t *)from.data + at, from.bytes - at);
+    const size_t taken = length > 0 ? (size_t)length : 1;
+    if (n + taken >= capacity) break;
+    memcpy(to + n, length > 0 ? from.data + at : "?", taken);
+    at += taken;
+    n += taken;
+  }
+  to[n] = '\0';
+  cs_gguf_make_printable(to);
 }
 
 uint64_t cs_gguf_array_length(const cs_gguf *gguf, const char *key) {

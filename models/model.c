@@ -328,21 +328,15 @@ cs_status cs_model_open(const char *path, cs_model **out, cs_error *error) {
   return CS_OK;
 }
 
-static void copy_string(char *to, size_t capacity, cs_gguf_string from) {
-  const size_t bytes = from.bytes < capacity - 1 ? from.bytes : capacity - 1;
-  memcpy(to, from.data, bytes);
-  to[bytes] = '\0';
-}
-
 cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *error) {
   cs_model *model;
   cs_gguf_string text;
   *out = NULL;
   cs_status status = open_file(path, &model, &text, error);
   if (status != CS_OK) goto err_release;
-  copy_string(model->config.architecture, sizeof model->config.architecture, text);
+  cs_gguf_copy_string(model->config.architecture, sizeof model->config.architecture, text);
   if (cs_gguf_get_string(model->gguf, "general.name", &text))
-    copy_string(model->config.name, sizeof model->config.name, text);
+    cs_gguf_copy_string(model->config.name, sizeof model->config.name, text);
   status = load_tokenizer(model, error);
   if (status != CS_OK) goto err_release;
   if (model->tokenizer) model->config.n_vocab = cs_tokenizer_n_vocab(model->tokenizer);

@@ -67,7 +67,8 @@ const char *cs_model_path(const cs_model *model);
 uint64_t cs_model_file_bytes(const cs_model *model);
 /* The name of the most frequent matrix format by bytes: "q8_0". */
 const char *cs_model_format(const cs_model *model);
-/* Equal for equal metadata and weights directory: compared before KV moves between two holders. */
+/* A hash of the configuration (but for name and context), the names, formats and shapes of all
+ * weights, and 256 bytes from the middle of each: compared before KV moves between two holders. */
 uint64_t cs_model_fingerprint(const cs_model *model);
 
 /* Weights are numbered; the numbers are the keys of CS_VALUE_WEIGHT in op lists. They include

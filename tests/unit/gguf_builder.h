@@ -132,7 +132,7 @@ static inline bytes finish_gguf(gguf_builder *g) {
 
 /* Ids: 0 <unk>, 1 <s>, 2 </s>, 3 to 258 the bytes, then these. */
 #define VOCAB_FIRST_PIECE 259
-#define VOCAB_PIECES      12
+#define VOCAB_PIECES      13
 #define VOCAB_SIZE        (VOCAB_FIRST_PIECE + VOCAB_PIECES)
 #define SPACE             "\xe2\x96\x81"
 
@@ -146,6 +146,7 @@ static const vocab_piece vocab_pieces[VOCAB_PIECES] = {
     {SPACE, -10, 1},      {"a", -11, 1},    {"b", -12, 1},        {"c", -13, 1},
     {"ab", -1, 1},        {"bc", -1, 1},    {SPACE "a", -2, 1},   {"abc", -3, 1},
     {SPACE "abc", -4, 1}, {"<user>", 0, 4}, {"\xc3\xa9", -14, 1}, {"<|eot_id|>", 0, 3},
+    {"aa", -1, 1},
 };
 
 static inline void add_vocabulary(gguf_builder *g) {

@@ -293,6 +293,22 @@ static void wrong_tensors_are_refused(void **state) {
   assert_refused(&twice, CS_CORRUPT, "\"t\" appears twice");
 }
 
+static void assert_copy(const char *from, size_t n, size_t capacity, const char *expected) {
+  char to[16];
+  cs_gguf_copy_string(to, capacity, (cs_gguf_string){from, n});
+  assert_string_equal(to, expected);
+}
+
+static void copied_strings_are_whole_characters(void **state) {
+  (void)state;
+  assert_copy("abc", 3, 4, "abc");
+  assert_copy("abc", 3, 3, "ab");
+  assert_copy("a\xc3\xa9", 3, 4, "a\xc3\xa9");
+  assert_copy("a\xc3\xa9", 3, 3, "a");
+  assert_copy("a\n\xff\xc3", 4, 16, "a???");
+  assert_copy("", 0, 1, "");
+}
+
 static void files_that_cannot_be_mapped_are_named(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
@@ -352,6 +368,7 @@ int main(void) {
       cmocka_unit_test(counts_beyond_the_file_are_refused),
       cmocka_unit_test(wrong_values_are_refused),
       cmocka_unit_test(wrong_tensors_are_refused),
+      cmocka_unit_test(copied_strings_are_whole_characters),
       cmocka_unit_test(files_that_cannot_be_mapped_are_named),
       cmocka_unit_test(a_real_file_cut_at_200_places_is_refused),
   };

@@ -27,6 +27,7 @@ enum {
   USER,
   E_ACUTE,
   EOT,
+  AA,
   BYTE_0 = 3,
   BOS = 1,
   EOS = 2
@@ -84,7 +85,41 @@ static void the_best_pair_merges_first(void **state) {
   IDS(f.tokenizer, "ababc", false, MARK, AB, ABC);
   IDS(f.tokenizer, "abcbc abc", false, MARK_ABC, BC, MARK_ABC);
   IDS(f.tokenizer, "bbc", false, MARK, B, BC);
+  IDS(f.tokenizer, "aaa", false, MARK, AA, A); /* of equals the leftmost */
   finish(&f);
+}
+
+static void only_well_formed_utf8_is_a_character(void **state) {
+  (void)state;
+  const struct {
+    const char *bytes;
+    size_t n;
+    int expected;
+  } cases[] = {
+      {"a", 1, 1},
+      {"\x7f\xff", 2, 1},
+      {"\xc2\x80", 2, 2},
+      {"\xe0\xa0\x80", 3, 3},
+      {"\xed\x9f\xbf", 3, 3},
+      {"\xf4\x8f\xbf\xbf", 4, 4},
+      {"\xc2", 1, CS_UTF8_INCOMPLETE},
+      {"\xe0\xa0", 2, CS_UTF8_INCOMPLETE},
+      {"\xf0\x90\x80", 3, CS_UTF8_INCOMPLETE},
+      {"\x80", 1, CS_UTF8_INVALID},
+      {"\xc0\x80", 2, CS_UTF8_INVALID},
+      {"\xc1\xbf", 2, CS_UTF8_INVALID},
+      {"\xe0\x9f", 2, CS_UTF8_INVALID},
+      {"\xed\xa0\x80", 3, CS_UTF8_INVALID},
+      {"\xf0\x8f", 2, CS_UTF8_INVALID},
+      {"\xf4\x90", 2, CS_UTF8_INVALID},
+      {"\xf5\x80", 2, CS_UTF8_INVALID},
+      {"\xe2\x82"
+       "a",
+       3, CS_UTF8_INVALID},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+    if (cs_utf8_character((const uint8_t *)cases[i].bytes, cases[i].n) != cases[i].expected)
+      fail_msg("case %zu", i);
 }
 
 static void what_has_no_token_becomes_bytes(void **state) {
@@ -396,6 +431,7 @@ static void a_real_vocabulary_gives_sentencepiece_ids(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(only_well_formed_utf8_is_a_character),
       cmocka_unit_test(the_best_pair_merges_first),
       cmocka_unit_test(what_has_no_token_becomes_bytes),
       cmocka_unit_test(special_tokens_are_recognised_only_when_asked_for),
