@@ -309,6 +309,17 @@ void cs_blob_read_i32(cs_blob blob, int32_t *out) {
   }
 }
 
+cs_status cs_message_get_error(const cs_error_message *message, cs_error *error) {
+  const cs_status status = message->status ? message->status : CS_FAILED;
+  const int bytes = message->text.bytes < CS_ERROR_MESSAGE_BYTES ? (int)message->text.bytes
+                                                                 : CS_ERROR_MESSAGE_BYTES;
+  cs_error_set(error, status, "%.*s", bytes, bytes ? (const char *)message->text.data : "");
+  if (!error) return status;
+  error->op_index = message->op_index;
+  error->vendor_code = message->vendor_code;
+  return status;
+}
+
 int cs_message_fuzz(const uint8_t *data, size_t bytes) {
   cs_message message;
   if (cs_message_decode(data, bytes, &message, NULL)) return 0;

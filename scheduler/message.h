@@ -192,6 +192,9 @@ static inline size_t cs_blob_count_i32(cs_blob blob) {
 }
 void cs_blob_read_i32(cs_blob blob, int32_t *out);
 
+/* What an ERROR or SENT message says, as an error. Returns its status, never CS_OK. */
+cs_status cs_message_get_error(const cs_error_message *message, cs_error *error);
+
 /* Entry for fuzzing: decodes, and encodes again what was accepted. 0, or -1 when that is not the
  * same bytes. */
 int cs_message_fuzz(const uint8_t *data, size_t bytes);

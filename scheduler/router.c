@@ -199,10 +199,7 @@ static void fail(cs_router *router, routed_request *routed, cs_status status,
 
 static void take_error(cs_router *router, routed_request *routed, const cs_error_message *body) {
   cs_error error = CS_ERROR_INIT;
-  const cs_status status = body->status ? body->status : CS_FAILED;
-  cs_error_set(&error, status, "%.*s", (int)body->text.bytes, (const char *)body->text.data);
-  error.op_index = body->op_index;
-  error.vendor_code = body->vendor_code;
+  const cs_status status = cs_message_get_error(body, &error);
   fail(router, routed, status, &error);
 }
 

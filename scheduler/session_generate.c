@@ -55,13 +55,12 @@ static void fail(generations *all, cs_status status, const cs_error *error) {
 /* ---- beginning ---- */
 
 static cs_status begin(generations *all, generation *one, const cs_session_prompt *prompt,
-                       cs_error *error) {
+                       uint64_t begin_us, cs_error *error) {
   const consort_session *const session = all->session;
   const cs_tokenizer *const tokenizer = session->model->tokenizer;
   cs_status status = cs_struct_read(&one->options, sizeof one->options, prompt->options,
                                     "generate options", error);
   if (status) return status;
-  const uint32_t n_output = one->options.n_tokens ? one->options.n_tokens : DEFAULT_OUTPUT_TOKENS;
   const cs_sampler_params sampler = {.temperature = one->options.temperature,
                                      .top_k = one->options.top_k,
                                      .top_p =
@@ -74,6 +73,9 @@ static cs_status begin(generations *all, generation *one, const cs_session_promp
     return cs_error_set(error, CS_OUT_OF_RANGE,
                         "prompt has %u tokens but the context holds %u (raise --ctx)",
                         prompt->n_tokens, session->n_context);
+  const uint32_t room = session->n_context - prompt->n_tokens + 1; /* the last is not computed */
+  uint32_t n_output = one->options.n_tokens ? one->options.n_tokens : DEFAULT_OUTPUT_TOKENS;
+  if (n_output > room) n_output = room;
   one->n_prompt = prompt->n_tokens;
   one->piece_capacity = tokenizer ? cs_tokenizer_max_piece_bytes(tokenizer) + 9 : 1;
   one->tokens = malloc(((size_t)n_output + 1) * sizeof *one->tokens);
@@ -83,7 +85,7 @@ static cs_status begin(generations *all, generation *one, const cs_session_promp
   if (!one->tokens || !one->text || !one->piece)
     return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer of %u tokens", n_output);
   if (tokenizer) cs_detokenizer_init(&one->detokenizer, tokenizer, false);
-  one->begin_us = cs_now_us();
+  one->begin_us = begin_us;
   one->deadline_us = one->options.timeout_ms
                          ? one->begin_us + (uint64_t)one->options.timeout_ms * 1000
                          : UINT64_MAX;
@@ -223,9 +225,10 @@ static void give_result(const consort_session *session, generation *one,
   one->text = NULL;
 }
 
-cs_status cs_session_generate(consort_session *session, const cs_session_prompt *prompts,
-                              uint32_t n_prompts, consort_generate_result *results,
-                              cs_error *error) {
+/* begin_us: when the caller asked. */
+static cs_status generate_all(consort_session *session, const cs_session_prompt *prompts,
+                              uint32_t n_prompts, uint64_t begin_us,
+                              consort_generate_result *results, cs_error *error) {
   memset(results, 0, n_prompts * sizeof *results);
   generations all = {.session = session,
                      .list = calloc((size_t)n_prompts + 1, sizeof *all.list),
@@ -234,7 +237,7 @@ cs_status cs_session_generate(consort_session *session, const cs_session_prompt 
   if (!all.list) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer");
   for (uint32_t i = 0; i < n_prompts && !all.status; i++) {
     cs_error own = CS_ERROR_INIT;
-    const cs_status status = begin(&all, &all.list[i], &prompts[i], &own);
+    const cs_status status = begin(&all, &all.list[i], &prompts[i], begin_us, &own);
     if (status) fail(&all, status, &own);
   }
   run(&all);
@@ -249,31 +252,47 @@ cs_status cs_session_generate(consort_session *session, const cs_session_prompt 
   return all.status;
 }
 
+cs_status cs_session_generate(consort_session *session, const cs_session_prompt *prompts,
+                              uint32_t n_prompts, consort_generate_result *results,
+                              cs_error *error) {
+  return generate_all(session, prompts, n_prompts, cs_now_us(), results, error);
+}
+
 /* ---- the facade ---- */
 
-cs_status consort_generate_from_tokens(consort_session *session, const int32_t *tokens,
-                                       size_t n_tokens, const consort_generate_options *options,
-                                       consort_generate_result *out, cs_error *error) {
+static cs_status clear_result(consort_generate_result *out, cs_error *error) {
   const consort_generate_result nothing = {.struct_size = sizeof nothing};
-  cs_status status = cs_struct_write(out, &nothing, sizeof nothing, "generate result", error);
-  if (status) return status;
-  if (!session || (!tokens && n_tokens > 0))
-    return cs_error_set(error, CS_INVALID_ARGUMENT, "no session or no tokens");
+  return cs_struct_write(out, &nothing, sizeof nothing, "generate result", error);
+}
+
+static cs_status generate_one(consort_session *session, const int32_t *tokens, size_t n_tokens,
+                              const consort_generate_options *options, uint64_t begin_us,
+                              consort_generate_result *out, cs_error *error) {
   if (n_tokens > session->n_context)
     return cs_error_set(error, CS_OUT_OF_RANGE,
                         "prompt has %zu tokens but the context holds %u (raise --ctx)", n_tokens,
                         session->n_context);
   const cs_session_prompt prompt = {tokens, (uint32_t)n_tokens, options};
   consort_generate_result result;
-  status = cs_session_generate(session, &prompt, 1, &result, error);
+  const cs_status status = generate_all(session, &prompt, 1, begin_us, &result, error);
   return status ? status : cs_struct_write(out, &result, sizeof result, "generate result", error);
+}
+
+cs_status consort_generate_from_tokens(consort_session *session, const int32_t *tokens,
+                                       size_t n_tokens, const consort_generate_options *options,
+                                       consort_generate_result *out, cs_error *error) {
+  const cs_status status = clear_result(out, error);
+  if (status) return status;
+  if (!session || (!tokens && n_tokens > 0))
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "no session or no tokens");
+  return generate_one(session, tokens, n_tokens, options, cs_now_us(), out, error);
 }
 
 cs_status consort_generate(consort_session *session, const char *text,
                            const consort_generate_options *options, consort_generate_result *out,
                            cs_error *error) {
-  const consort_generate_result nothing = {.struct_size = sizeof nothing};
-  cs_status status = cs_struct_write(out, &nothing, sizeof nothing, "generate result", error);
+  const uint64_t begin_us = cs_now_us();
+  cs_status status = clear_result(out, error);
   if (status) return status;
   if (!session || !text) return cs_error_set(error, CS_INVALID_ARGUMENT, "no session or no text");
   if (!session->model->tokenizer)
@@ -282,8 +301,7 @@ cs_status consort_generate(consort_session *session, const char *text,
   size_t n_tokens = 0;
   status = cs_tokenizer_encode(session->model->tokenizer, text, strlen(text), true, &tokens,
                                &n_tokens, error);
-  if (!status)
-    status = consort_generate_from_tokens(session, tokens, n_tokens, options, out, error);
+  if (!status) status = generate_one(session, tokens, n_tokens, options, begin_us, out, error);
   free(tokens);
   return status;
 }

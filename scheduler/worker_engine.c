@@ -127,7 +127,7 @@ cs_status cs_engine_create(const cs_engine_options *options, cs_engine **out, cs
   engine->max_tokens = own->n_batch > own->n_sequences ? own->n_batch : own->n_sequences;
   const uint32_t score_rows = own->n_batch < SCORE_ROWS ? own->n_batch : SCORE_ROWS;
   engine->max_logit_rows = score_rows > own->n_sequences ? score_rows : own->n_sequences;
-  engine->buckets = !cs_device_has_eager(own->primary);
+  engine->buckets = own->pad_shapes || !cs_device_has_eager(own->primary);
   cs_model_retain(own->model);
   cs_device_retain(own->primary);
   if (own->fallback) cs_device_retain(own->fallback);

@@ -25,6 +25,7 @@ typedef struct cs_engine_options {
   uint32_t n_sequences;     /* at once; the cache holds n_context tokens for each */
   uint32_t n_batch;         /* tokens a prefill step */
   uint64_t step_timeout_us; /* 0: the executor's own */
+  bool pad_shapes;          /* as always for a device that only replays recorded programs */
 } cs_engine_options;
 
 /* Decides what runs where; loads nothing. CS_UNSUPPORTED names the op that no device runs. */

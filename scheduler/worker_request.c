@@ -271,13 +271,8 @@ void cs_request_take_end(cs_worker *worker, cs_request *request, const cs_kv_end
 void cs_request_take_sent(cs_worker *worker, cs_request *request, const cs_error_message *sent) {
   cs_sending_destroy(request->sending);
   request->sending = NULL;
-  if (sent->status && !request->status && !request->cancelled) {
-    request->status = sent->status;
-    cs_error_set(&request->error, sent->status, "%.*s", (int)sent->text.bytes,
-                 (const char *)sent->text.data);
-    request->error.op_index = sent->op_index;
-    request->error.vendor_code = sent->vendor_code;
-  }
+  if (sent->status && !request->status && !request->cancelled)
+    request->status = cs_message_get_error(sent, &request->error);
   close_request(worker, request);
 }
 
