@@ -113,20 +113,20 @@ static cs_status check_sequence(const attention_job *job, uint64_t s, cs_error *
 static void score_keys(const attention_item *item, attention_state *state, uint64_t first,
                        uint64_t n, const void *keys, uint32_t float_index, size_t stride,
                        uint64_t column, uint64_t n_keys) {
-  float tile[CPU_DOT_ROWS * CPU_DOT_COLUMNS];
-  item->job->kernels->dot_tile[float_index]((uint32_t)n, &state->q[first], keys, stride,
-                                            item->job->k.width, tile);
+  float tile[CPU_SCORE_ROWS * CPU_SCORE_KEYS];
+  item->job->kernels->score_tile[float_index]((uint32_t)n, &state->q[first], keys, stride,
+                                              item->job->k.width, tile);
   for (uint64_t i = 0; i < n; i++)
-    memcpy(&state->scores[first + i][column], tile + i * CPU_DOT_COLUMNS, n_keys * sizeof *tile);
+    memcpy(&state->scores[first + i][column], tile + i * CPU_SCORE_KEYS, n_keys * sizeof *tile);
 }
 
 /* All queries against n_keys neighbouring keys of one block. A short rest repeats its last key. */
 static void score_block(const attention_item *item, attention_state *state,
                         const unsigned char *keys, uint64_t n_keys, uint64_t column) {
   const attention_job *job = item->job;
-  float rows[CPU_DOT_COLUMNS][ROW_WIDTH];
+  float rows[CPU_SCORE_KEYS][ROW_WIDTH];
   for (uint64_t t = 0; t < n_keys;) {
-    uint64_t n = n_keys - t < CPU_DOT_COLUMNS ? 1 : CPU_DOT_COLUMNS;
+    uint64_t n = n_keys - t < CPU_SCORE_KEYS ? 1 : CPU_SCORE_KEYS;
     const void *from = keys + t * job->k.token_bytes;
     size_t stride = n == 1 ? 0 : job->k.token_bytes;
     if (!job->k.contiguous) {
@@ -136,8 +136,8 @@ static void score_block(const attention_item *item, attention_state *state,
       stride = n == 1 ? 0 : sizeof rows[0];
     }
     const uint32_t index = job->k.contiguous ? cpu_float_index(job->k.dtype) : 0;
-    for (uint64_t i = 0; i < item->n; i += CPU_DOT_ROWS)
-      score_keys(item, state, i, item->n - i < CPU_DOT_ROWS ? item->n - i : CPU_DOT_ROWS, from,
+    for (uint64_t i = 0; i < item->n; i += CPU_SCORE_ROWS)
+      score_keys(item, state, i, item->n - i < CPU_SCORE_ROWS ? item->n - i : CPU_SCORE_ROWS, from,
                  index, stride, column + t, n);
     t += n;
   }

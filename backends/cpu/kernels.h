@@ -9,14 +9,15 @@
 /* Float formats by index: CS_DTYPE_F32, F16, BF16 in this order. */
 #define CPU_N_FLOATS 3
 
-/* Float tiles: up to 6 rows of x against 4 rows of weights. */
-#define CPU_DOT_ROWS    6
-#define CPU_DOT_COLUMNS 4
-
-/* Block tiles: up to 12 rows of quantized x against a panel of 16 rows of weights. */
+/* Matmul tiles: a panel of up to 12 rows of x against a panel of 16 rows (columns of the result)
+ * of weights. */
 #define CPU_PANEL_ROWS    12
 #define CPU_PANEL_COLUMNS 16
 #define CPU_BLOCK         32 /* elements with one scale */
+
+/* Score tiles: up to 6 query vectors against 4 keys. */
+#define CPU_SCORE_ROWS 6
+#define CPU_SCORE_KEYS 4
 
 /* Rows of attention weights that share a pass over V. */
 #define CPU_MIX_ROWS 4
@@ -31,10 +32,15 @@ typedef struct cpu_kernels {
   int32_t q8_offset; /* what q8_tile adds to a weight before it multiplies */
   int32_t q4_offset;
 
-  /* out[r * 4 + c] = sum over i of x[r][i] * w[c][i]; rows 1 to 6, n elements; w[c] begins at
-   * w + c * w_stride_bytes in the indexed float format. Always 4 columns. */
-  void (*dot_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *x, const void *w,
-                                 size_t w_stride_bytes, size_t n, float *out);
+  /* out[r * 16 + c] += sum over i of panel[i * rows + r] * weights[i * 16 + c]; weights in the
+   * indexed float format. The order of summation does not depend on rows. */
+  void (*float_tile[CPU_N_FLOATS])(uint32_t rows, const float *panel, const void *weights, size_t n,
+                                   float *out);
+
+  /* out[r * 4 + c] = sum over i of q[r][i] * k[c][i]; rows 1 to 6, always 4 keys, k[c] at
+   * k + c * k_stride_bytes in the indexed float format. */
+  void (*score_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *q, const void *k,
+                                   size_t k_stride_bytes, size_t n, float *out);
 
   /* Quantizes row `row` of a panel of `rows`. A block with NaN or infinity gets the scale NaN. */
   void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows, int32_t offset,

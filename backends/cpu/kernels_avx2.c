@@ -1,7 +1,7 @@
-/* AVX2 with FMA and F16C. There are 16 registers, so float tiles go 3 x 4 and block tiles 3 rows x
- * 8 columns at a time. vpmaddubsw multiplies unsigned by signed and saturates at 16 bits: for
- * 8-bit weights the sign moves from weight to activation, |w| * (x * sign(w)), whose pairs stay
- * within 2 * 128 * 127; nibbles are small enough as they are. */
+/* AVX2 with FMA and F16C. There are 16 registers, so matmul tiles go 6 rows x 16 columns (floats)
+ * or 3 rows x 8 columns (blocks) at a time. vpmaddubsw multiplies unsigned by signed and saturates
+ * at 16 bits: for 8-bit weights the sign moves from weight to activation, |w| * (x * sign(w)),
+ * whose pairs stay within 2 * 128 * 127; nibbles are small enough as they are. */
 #include "kernels.h"
 
 #include <immintrin.h>
@@ -28,7 +28,41 @@ INLINE float load1(const int format, const void *from, size_t i) {
   return format == F16 ? _cvtsh_ss(half) : cs_f32_from_bf16(half);
 }
 
-/* ---- float tiles ---- */
+/* ---- matmul of floats ---- */
+
+/* The first of `rows` is row 0 of what panel points at; elements lie panel_rows apart. */
+INLINE void float_rows(const int rows, const int format, uint32_t panel_rows, const float *panel,
+                       const void *weights, size_t n, float *out) {
+  __m256 low[6], high[6];
+  UNROLL for (int r = 0; r < rows; r++) low[r] = high[r] = _mm256_setzero_ps();
+  for (size_t i = 0; i < n; i++, panel += panel_rows) {
+    const __m256 w_low = load8(format, weights, 16 * i),
+                 w_high = load8(format, weights, 16 * i + 8);
+    UNROLL for (int r = 0; r < rows; r++) {
+      const __m256 x = _mm256_set1_ps(panel[r]);
+      low[r] = _mm256_fmadd_ps(x, w_low, low[r]);
+      high[r] = _mm256_fmadd_ps(x, w_high, high[r]);
+    }
+  }
+  UNROLL for (int r = 0; r < rows; r++) {
+    float *at = out + CPU_PANEL_COLUMNS * r;
+    _mm256_storeu_ps(at, _mm256_add_ps(_mm256_loadu_ps(at), low[r]));
+    _mm256_storeu_ps(at + 8, _mm256_add_ps(_mm256_loadu_ps(at + 8), high[r]));
+  }
+}
+
+INLINE void float_tile(const int format, uint32_t rows, const float *panel, const void *weights,
+                       size_t n, float *out) {
+  uint32_t r = 0;
+  for (; r + 6 <= rows; r += 6)
+    float_rows(6, format, rows, panel + r, weights, n, out + CPU_PANEL_COLUMNS * r);
+  for (; r + 3 <= rows; r += 3)
+    float_rows(3, format, rows, panel + r, weights, n, out + CPU_PANEL_COLUMNS * r);
+  for (; r < rows; r++)
+    float_rows(1, format, rows, panel + r, weights, n, out + CPU_PANEL_COLUMNS * r);
+}
+
+/* ---- scores ---- */
 
 /* The sums of four vectors as one. */
 INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d) {
@@ -36,8 +70,8 @@ INLINE __m128 sum4(__m256 a, __m256 b, __m256 c, __m256 d) {
   return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
 }
 
-INLINE void dot_rows(const int rows, const int format, const float *const *x, const void *w,
-                     size_t w_stride, size_t n, float *out) {
+INLINE void score_rows(const int rows, const int format, const float *const *x, const void *w,
+                       size_t w_stride, size_t n, float *out) {
   __m256 sums[3][4];
   UNROLL for (int r = 0; r < rows; r++) UNROLL for (int c = 0; c < 4; c++) sums[r][c] =
       _mm256_setzero_ps();
@@ -59,12 +93,12 @@ INLINE void dot_rows(const int rows, const int format, const float *const *x, co
         out[4 * r + c] += x[r][i] * load1(format, (const char *)w + c * w_stride, i);
 }
 
-INLINE void dot_tile(const int format, uint32_t rows, const float *const *x, const void *w,
-                     size_t w_stride, size_t n, float *out) {
+INLINE void score_tile(const int format, uint32_t rows, const float *const *x, const void *w,
+                       size_t w_stride, size_t n, float *out) {
   for (; rows >= 3; rows -= 3, x += 3, out += 12)
-    dot_rows(3, format, x, w, w_stride, n, out);
-  if (rows == 2) dot_rows(2, format, x, w, w_stride, n, out);
-  if (rows == 1) dot_rows(1, format, x, w, w_stride, n, out);
+    score_rows(3, format, x, w, w_stride, n, out);
+  if (rows == 2) score_rows(2, format, x, w, w_stride, n, out);
+  if (rows == 1) score_rows(1, format, x, w, w_stride, n, out);
 }
 
 /* ---- attention ---- */
@@ -109,9 +143,13 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
 }
 
 #define FLOAT_KERNELS(name, format)                                                                \
-  static void dot_tile_##name(uint32_t rows, const float *const *x, const void *w,                 \
-                              size_t w_stride, size_t n, float *out) {                             \
-    dot_tile(format, rows, x, w, w_stride, n, out);                                                \
+  static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
+                                float *out) {                                                      \
+    float_tile(format, rows, panel, weights, n, out);                                              \
+  }                                                                                                \
+  static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
+                                size_t w_stride, size_t n, float *out) {                           \
+    score_tile(format, rows, x, w, w_stride, n, out);                                              \
   }                                                                                                \
   static void mix_tile_##name(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,     \
                               const void *v, size_t v_stride, size_t width, float *out,            \
@@ -363,7 +401,8 @@ const cpu_kernels cpu_kernels_avx2 = {
     .name = "avx2",
     .q8_offset = 0,
     .q4_offset = 8,
-    .dot_tile = {dot_tile_f32, dot_tile_f16, dot_tile_bf16},
+    .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
+    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,

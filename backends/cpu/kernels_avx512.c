@@ -1,7 +1,7 @@
-/* AVX-512 with VNNI. Tiles keep all sums in registers: 6 x 4 for floats, 12 x 16 for blocks. In the
- * block tiles a weight vector holds 4 elements of each of 16 columns and meets an activation word
- * broadcast from memory; vpdpbusd wants one side unsigned, so weights are stored with an offset and
- * the sums start at what the offset adds, negated. */
+/* AVX-512 with VNNI. A matmul tile keeps its 12 x 16 sums in registers. In
+ * the block tiles a weight vector holds 4 elements of each of 16 columns and meets an activation
+ * word broadcast from memory; vpdpbusd wants one side unsigned, so weights are stored with an
+ * offset and the sums start at what the offset adds, negated. */
 #include "kernels.h"
 
 #include <immintrin.h>
@@ -27,7 +27,78 @@ INLINE __mmask16 tail_mask(size_t n) {
   return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
 }
 
-/* ---- float tiles ---- */
+/* ---- matmul of floats ---- */
+
+/* Even and odd elements have their own sums, which halves both the chains' length and the error. */
+INLINE void float_rows(const int rows, const int format, const float *panel, const void *weights,
+                       size_t n, float *out) {
+  __m512 even[CPU_PANEL_ROWS], odd[CPU_PANEL_ROWS];
+  UNROLL for (int r = 0; r < rows; r++) even[r] = odd[r] = _mm512_setzero_ps();
+  size_t i = 0;
+  for (; i + 2 <= n; i += 2, panel += 2 * rows) {
+    const __m512 first = load16(format, weights, 16 * i, 0xffff);
+    const __m512 second = load16(format, weights, 16 * i + 16, 0xffff);
+    UNROLL for (int r = 0; r < rows; r++) {
+      even[r] = _mm512_fmadd_ps(first, _mm512_set1_ps(panel[r]), even[r]);
+      odd[r] = _mm512_fmadd_ps(second, _mm512_set1_ps(panel[rows + r]), odd[r]);
+    }
+  }
+  if (i < n) {
+    const __m512 last = load16(format, weights, 16 * i, 0xffff);
+    UNROLL for (int r = 0; r < rows; r++) even[r] =
+        _mm512_fmadd_ps(last, _mm512_set1_ps(panel[r]), even[r]);
+  }
+  UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(
+      out + 16 * r, _mm512_add_ps(_mm512_loadu_ps(out + 16 * r), _mm512_add_ps(even[r], odd[r])));
+}
+
+#define PANEL_CASES(call)                                                                          \
+  switch (rows) {                                                                                  \
+  case 1:                                                                                          \
+    call(1);                                                                                       \
+    break;                                                                                         \
+  case 2:                                                                                          \
+    call(2);                                                                                       \
+    break;                                                                                         \
+  case 3:                                                                                          \
+    call(3);                                                                                       \
+    break;                                                                                         \
+  case 4:                                                                                          \
+    call(4);                                                                                       \
+    break;                                                                                         \
+  case 5:                                                                                          \
+    call(5);                                                                                       \
+    break;                                                                                         \
+  case 6:                                                                                          \
+    call(6);                                                                                       \
+    break;                                                                                         \
+  case 7:                                                                                          \
+    call(7);                                                                                       \
+    break;                                                                                         \
+  case 8:                                                                                          \
+    call(8);                                                                                       \
+    break;                                                                                         \
+  case 9:                                                                                          \
+    call(9);                                                                                       \
+    break;                                                                                         \
+  case 10:                                                                                         \
+    call(10);                                                                                      \
+    break;                                                                                         \
+  case 11:                                                                                         \
+    call(11);                                                                                      \
+    break;                                                                                         \
+  default:                                                                                         \
+    call(12);                                                                                      \
+  }
+
+INLINE void float_tile(const int format, uint32_t rows, const float *panel, const void *weights,
+                       size_t n, float *out){
+#define FLOAT_ROWS(constant) float_rows(constant, format, panel, weights, n, out)
+    PANEL_CASES(FLOAT_ROWS)
+#undef FLOAT_ROWS
+}
+
+/* ---- scores ---- */
 
 /* The sums of four vectors as one. */
 INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -40,8 +111,8 @@ INLINE __m128 sum4(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-INLINE void dot_step(const int rows, const int format, const float *const *x, const char *w,
-                     size_t w_stride, size_t i, __mmask16 mask, __m512 sums[CPU_DOT_ROWS][4]) {
+INLINE void score_step(const int rows, const int format, const float *const *x, const char *w,
+                       size_t w_stride, size_t i, __mmask16 mask, __m512 sums[CPU_SCORE_ROWS][4]) {
   __m512 columns[4];
   UNROLL for (int c = 0; c < 4; c++) columns[c] = load16(format, w + c * w_stride, i, mask);
   UNROLL for (int r = 0; r < rows; r++) {
@@ -50,42 +121,42 @@ INLINE void dot_step(const int rows, const int format, const float *const *x, co
   }
 }
 
-INLINE void dot_rows(const int rows, const int format, const float *const *x, const void *w,
-                     size_t w_stride, size_t n, float *out) {
-  __m512 sums[CPU_DOT_ROWS][4];
-  const float *pointers[CPU_DOT_ROWS];
+INLINE void score_rows(const int rows, const int format, const float *const *x, const void *w,
+                       size_t w_stride, size_t n, float *out) {
+  __m512 sums[CPU_SCORE_ROWS][4];
+  const float *pointers[CPU_SCORE_ROWS];
   UNROLL for (int r = 0; r < rows; r++) {
     pointers[r] = x[r];
     UNROLL for (int c = 0; c < 4; c++) sums[r][c] = _mm512_setzero_ps();
   }
   size_t i = 0;
   for (; i + 16 <= n; i += 16)
-    dot_step(rows, format, pointers, w, w_stride, i, 0xffff, sums);
-  if (i < n) dot_step(rows, format, pointers, w, w_stride, i, tail_mask(n - i), sums);
+    score_step(rows, format, pointers, w, w_stride, i, 0xffff, sums);
+  if (i < n) score_step(rows, format, pointers, w, w_stride, i, tail_mask(n - i), sums);
   UNROLL for (int r = 0; r < rows; r++)
       _mm_storeu_ps(out + 4 * r, sum4(sums[r][0], sums[r][1], sums[r][2], sums[r][3]));
 }
 
-INLINE void dot_tile(const int format, uint32_t rows, const float *const *x, const void *w,
-                     size_t w_stride, size_t n, float *out) {
+INLINE void score_tile(const int format, uint32_t rows, const float *const *x, const void *w,
+                       size_t w_stride, size_t n, float *out) {
   switch (rows) {
   case 1:
-    dot_rows(1, format, x, w, w_stride, n, out);
+    score_rows(1, format, x, w, w_stride, n, out);
     break;
   case 2:
-    dot_rows(2, format, x, w, w_stride, n, out);
+    score_rows(2, format, x, w, w_stride, n, out);
     break;
   case 3:
-    dot_rows(3, format, x, w, w_stride, n, out);
+    score_rows(3, format, x, w, w_stride, n, out);
     break;
   case 4:
-    dot_rows(4, format, x, w, w_stride, n, out);
+    score_rows(4, format, x, w, w_stride, n, out);
     break;
   case 5:
-    dot_rows(5, format, x, w, w_stride, n, out);
+    score_rows(5, format, x, w, w_stride, n, out);
     break;
   default:
-    dot_rows(6, format, x, w, w_stride, n, out);
+    score_rows(6, format, x, w, w_stride, n, out);
   }
 }
 
@@ -143,9 +214,13 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
 }
 
 #define FLOAT_KERNELS(name, format)                                                                \
-  static void dot_tile_##name(uint32_t rows, const float *const *x, const void *w,                 \
-                              size_t w_stride, size_t n, float *out) {                             \
-    dot_tile(format, rows, x, w, w_stride, n, out);                                                \
+  static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
+                                float *out) {                                                      \
+    float_tile(format, rows, panel, weights, n, out);                                              \
+  }                                                                                                \
+  static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
+                                size_t w_stride, size_t n, float *out) {                           \
+    score_tile(format, rows, x, w, w_stride, n, out);                                              \
   }                                                                                                \
   static void mix_tile_##name(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,     \
                               const void *v, size_t v_stride, size_t width, float *out,            \
@@ -266,28 +341,11 @@ INLINE void block_rows(const int rows, const int nibbles, const void *panel, con
   UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * r, sums[r]);
 }
 
-#define BLOCK_CASE(rows)                                                                           \
-  case rows:                                                                                       \
-    block_rows(rows, nibbles, panel, quants, scales, n_blocks, out);                               \
-    break;
-
-INLINE void block_tile(const int nibbles, uint32_t rows_given, const void *panel,
-                       const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
-  switch (rows_given) {
-    BLOCK_CASE(1)
-    BLOCK_CASE(2)
-    BLOCK_CASE(3)
-    BLOCK_CASE(4)
-    BLOCK_CASE(5)
-    BLOCK_CASE(6)
-    BLOCK_CASE(7)
-    BLOCK_CASE(8)
-    BLOCK_CASE(9)
-    BLOCK_CASE(10)
-    BLOCK_CASE(11)
-  default:
-    block_rows(12, nibbles, panel, quants, scales, n_blocks, out);
-  }
+INLINE void block_tile(const int nibbles, uint32_t rows, const void *panel, const void *quants,
+                       const uint16_t *scales, size_t n_blocks, float *out) {
+#define BLOCK_ROWS(constant) block_rows(constant, nibbles, panel, quants, scales, n_blocks, out)
+  PANEL_CASES(BLOCK_ROWS)
+#undef BLOCK_ROWS
 }
 
 static void q8_tile(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
@@ -378,7 +436,8 @@ const cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512",
     .q8_offset = 128,
     .q4_offset = 8,
-    .dot_tile = {dot_tile_f32, dot_tile_f16, dot_tile_bf16},
+    .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
+    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,

@@ -22,16 +22,27 @@ static inline float load_bf16(const void *from, size_t i) {
 
 /* One definition a format of everything that reads it. */
 #define FLOAT_KERNELS(format)                                                                      \
-  static void dot_tile_##format(uint32_t rows, const float *const *x, const void *w,               \
-                                size_t w_stride_bytes, size_t n, float *out) {                     \
+  static void float_tile_##format(uint32_t rows, const float *panel, const void *weights,          \
+                                  size_t n, float *out) {                                          \
+    for (uint32_t r = 0; r < rows; r++) {                                                          \
+      float sums[CPU_PANEL_COLUMNS] = {0};                                                         \
+      for (size_t i = 0; i < n; i++)                                                               \
+        for (size_t c = 0; c < CPU_PANEL_COLUMNS; c++)                                             \
+          sums[c] += panel[i * rows + r] * load_##format(weights, i * CPU_PANEL_COLUMNS + c);      \
+      for (size_t c = 0; c < CPU_PANEL_COLUMNS; c++)                                               \
+        out[r * CPU_PANEL_COLUMNS + c] += sums[c];                                                 \
+    }                                                                                              \
+  }                                                                                                \
+  static void score_tile_##format(uint32_t rows, const float *const *q, const void *k,             \
+                                  size_t k_stride_bytes, size_t n, float *out) {                   \
     for (uint32_t r = 0; r < rows; r++)                                                            \
-      for (uint32_t c = 0; c < CPU_DOT_COLUMNS; c++) {                                             \
-        const char *column = (const char *)w + c * w_stride_bytes;                                 \
+      for (uint32_t c = 0; c < CPU_SCORE_KEYS; c++) {                                              \
+        const char *key = (const char *)k + c * k_stride_bytes;                                    \
         float sums[8] = {0};                                                                       \
         for (size_t i = 0; i < n; i++)                                                             \
-          sums[i % 8] += x[r][i] * load_##format(column, i);                                       \
-        out[r * CPU_DOT_COLUMNS + c] = ((sums[0] + sums[4]) + (sums[1] + sums[5])) +               \
-                                       ((sums[2] + sums[6]) + (sums[3] + sums[7]));                \
+          sums[i % 8] += q[r][i] * load_##format(key, i);                                          \
+        out[r * CPU_SCORE_KEYS + c] = ((sums[0] + sums[4]) + (sums[1] + sums[5])) +                \
+                                      ((sums[2] + sums[6]) + (sums[3] + sums[7]));                 \
       }                                                                                            \
   }                                                                                                \
   static void mix_tile_##format(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,   \
@@ -165,7 +176,8 @@ const cpu_kernels cpu_kernels_generic = {
     .name = "generic",
     .q8_offset = 0,
     .q4_offset = 0,
-    .dot_tile = {dot_tile_f32, dot_tile_f16, dot_tile_bf16},
+    .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
+    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,

@@ -1,21 +1,19 @@
-/* Matmul, plain and by experts. Rows of x that meet the same weights are put into panels of a few
- * rows (one after the other for a plain matmul, sorted by expert for a mixture); then every item of
- * work is some columns of one weight matrix against all of its panels, so that weights leave memory
- * once. Block formats first quantize x into the panels, in the workspace. Float formats read x as
- * it is and take n_in in pieces that stay in the first-level cache. */
+/* Matmul, plain and by experts. Rows of x that meet the same weights are put into panels of up to
+ * 12 rows (one after the other for a plain matmul, sorted by expert for a mixture); then every item
+ * of work is one panel of 16 columns of one weight matrix against all of its panels of x, so that
+ * weights leave memory once. Panels of x are made in the workspace: quantized for block formats,
+ * transposed for float formats, whose n_in is taken in pieces that stay in the second-level
+ * cache. */
 #include "ops.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MAX_EXPERTS    1024
-#define FLOAT_COLUMNS  32   /* of one item of work */
-#define FLOAT_DEPTH    1024 /* elements of n_in in one pass */
-#define FLOAT_PANELS   16   /* panels in one pass */
+#define FLOAT_DEPTH    2048 /* elements of n_in in one pass */
+#define PASS_PANELS    16
 #define PIECE_BYTES    (UINT64_C(128) << 10)
 #define WORKSPACE_UNIT 64
-
-_Static_assert(FLOAT_COLUMNS % CPU_DOT_COLUMNS == 0, "items are whole tiles");
 
 /* Rows first to first + n - 1, in sorted order, that share a tile's registers. */
 typedef struct row_panel {
@@ -45,22 +43,23 @@ typedef struct matmul_job {
   row_group *groups;
   uint64_t n_panels;
   uint64_t n_groups;
-  unsigned char *quantized; /* the panels' bytes, one after the other */
-  uint64_t n_units;         /* items of work a group */
+  unsigned char *x_bytes; /* the panels' contents, one after the other */
+  uint64_t n_units;       /* items of work a group */
 } matmul_job;
 
 /* ---- workspace ---- */
 
 typedef struct matmul_space {
-  uint64_t quantized;
+  uint64_t x_bytes;
   uint64_t panels;
   uint64_t groups;
   uint64_t order;
   uint64_t bytes;
 } matmul_space;
 
-static uint32_t panel_rows(uint32_t dtype) {
-  return cpu_is_float(dtype) ? CPU_DOT_ROWS : CPU_PANEL_ROWS;
+/* Bytes that one row of x takes in its panel. */
+static uint64_t x_row_bytes(uint32_t dtype, uint64_t n_in) {
+  return cpu_is_float(dtype) ? n_in * sizeof(float) : n_in / CPU_BLOCK * CPU_PANEL_BLOCK_BYTES(1);
 }
 
 static uint64_t take(uint64_t *bytes, uint64_t more) {
@@ -73,10 +72,8 @@ static uint64_t take(uint64_t *bytes, uint64_t more) {
 static matmul_space plan_space(uint32_t dtype, uint64_t n_rows, uint64_t n_in, uint64_t n_experts) {
   const uint64_t n_groups = n_experts < n_rows ? n_experts : n_rows;
   matmul_space space = {0};
-  space.quantized =
-      take(&space.bytes,
-           cpu_is_float(dtype) ? 0 : n_rows * (n_in / CPU_BLOCK) * CPU_PANEL_BLOCK_BYTES(1));
-  space.panels = take(&space.bytes, (n_rows / panel_rows(dtype) + n_groups) * sizeof(row_panel));
+  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(dtype, n_in));
+  space.panels = take(&space.bytes, (n_rows / CPU_PANEL_ROWS + n_groups) * sizeof(row_panel));
   space.groups = take(&space.bytes, n_groups * sizeof(row_group));
   space.order = take(&space.bytes, n_experts > 1 ? n_rows * sizeof(uint32_t) : 0);
   return space;
@@ -87,7 +84,7 @@ static matmul_space plan_space(uint32_t dtype, uint64_t n_rows, uint64_t n_in, u
 /* Appends the panels of n rows from `first` on, all against one expert. */
 static void add_group(matmul_job *job, uint32_t expert, uint64_t first, uint64_t n) {
   if (n == 0) return;
-  const uint32_t most = panel_rows(job->weight->packed.dtype);
+  const uint64_t most = CPU_PANEL_ROWS;
   row_group *group = &job->groups[job->n_groups++];
   *group = (row_group){.expert = expert, .first_panel = (uint32_t)job->n_panels};
   for (uint64_t row = 0; row < n; row += most) {
@@ -107,20 +104,27 @@ static const float *x_row(const matmul_job *job, uint64_t sorted) {
 }
 
 static unsigned char *panel_bytes(const matmul_job *job, const row_panel *panel) {
-  const uint64_t n_blocks = job->weight->packed.n_in / CPU_BLOCK;
-  return job->quantized + panel->first * n_blocks * CPU_PANEL_BLOCK_BYTES(1);
+  const cpu_packed *packed = &job->weight->packed;
+  return job->x_bytes + panel->first * x_row_bytes(packed->dtype, packed->n_in);
 }
 
-static void quantize_panels(void *context, uint64_t begin, uint64_t end) {
+static void fill_panels(void *context, uint64_t begin, uint64_t end) {
   const matmul_job *job = context;
   const cpu_packed *packed = &job->weight->packed;
   const int32_t offset =
       packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_offset : job->kernels->q4_offset;
   for (uint64_t p = begin; p < end; p++) {
     const row_panel *panel = &job->panels[p];
-    for (uint32_t r = 0; r < panel->n; r++)
-      job->kernels->quantize_row(x_row(job, panel->first + r), packed->n_in / CPU_BLOCK, r,
-                                 panel->n, offset, panel_bytes(job, panel));
+    for (uint32_t r = 0; r < panel->n; r++) {
+      const float *x = x_row(job, panel->first + r);
+      float *transposed = (float *)(void *)panel_bytes(job, panel) + r;
+      if (!cpu_is_float(packed->dtype))
+        job->kernels->quantize_row(x, packed->n_in / CPU_BLOCK, r, panel->n, offset,
+                                   panel_bytes(job, panel));
+      else
+        for (uint64_t i = 0; i < packed->n_in; i++)
+          transposed[i * panel->n] = x[i];
+    }
   }
 }
 
@@ -144,75 +148,50 @@ static void store_columns(const matmul_job *job, uint64_t sorted, uint64_t colum
   }
 }
 
-/* ---- block formats ---- */
+/* ---- tiles ---- */
+
+typedef float tile_sums[CPU_PANEL_ROWS * CPU_PANEL_COLUMNS];
+
+static void block_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                        const unsigned char *weights, tile_sums *sums) {
+  const cpu_packed *packed = &job->weight->packed;
+  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
+  for (uint32_t p = 0; p < n_panels; p++)
+    (packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_tile : job->kernels->q4_tile)(
+        panels[p].n, panel_bytes(job, &panels[p]), weights, scales, packed->n_in / CPU_BLOCK,
+        sums[p]);
+}
+
+static void float_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                        const unsigned char *weights, tile_sums *sums) {
+  const cpu_packed *packed = &job->weight->packed;
+  const uint32_t index = cpu_float_index(packed->dtype);
+  memset(sums, 0, n_panels * sizeof *sums);
+  for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
+    const uint64_t left = packed->n_in - i;
+    for (uint32_t p = 0; p < n_panels; p++)
+      job->kernels->float_tile[index](
+          panels[p].n, (const float *)(void *)panel_bytes(job, &panels[p]) + i * panels[p].n,
+          weights + i * CPU_PANEL_COLUMNS * cpu_float_bytes(packed->dtype),
+          left < FLOAT_DEPTH ? left : FLOAT_DEPTH, sums[p]);
+  }
+}
 
 /* One panel of weights against all panels of the group. */
-static void block_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
+static void multiply_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
   const cpu_packed *packed = &job->weight->packed;
   const unsigned char *weights =
       job->weight->data + group->expert * packed->expert_bytes + unit * packed->panel_bytes;
-  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
   const uint64_t column = unit * CPU_PANEL_COLUMNS, left = packed->n_out - column;
   const uint64_t n_columns = left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS;
-  float tile[CPU_PANEL_ROWS * CPU_PANEL_COLUMNS];
-  for (uint32_t p = 0; p < group->n_panels; p++) {
-    const row_panel *panel = &job->panels[group->first_panel + p];
-    (packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_tile : job->kernels->q4_tile)(
-        panel->n, panel_bytes(job, panel), weights, scales, packed->n_in / CPU_BLOCK, tile);
-    for (uint32_t r = 0; r < panel->n; r++)
-      store_columns(job, panel->first + r, column, n_columns, tile + r * CPU_PANEL_COLUMNS);
-  }
-}
-
-/* ---- float formats ---- */
-
-typedef float float_sums[FLOAT_PANELS * CPU_DOT_ROWS][FLOAT_COLUMNS];
-
-/* Adds elements i to i + depth - 1 of four columns, for some panels. */
-static void float_pass(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                       const unsigned char *weights, uint64_t i, uint64_t depth, uint64_t column,
-                       float_sums sums) {
-  const cpu_packed *packed = &job->weight->packed;
-  float tile[CPU_DOT_ROWS * CPU_DOT_COLUMNS];
-  const float *x[CPU_DOT_ROWS];
-  for (uint32_t p = 0; p < n_panels; p++) {
-    for (uint32_t r = 0; r < panels[p].n; r++)
-      x[r] = x_row(job, panels[p].first + r) + i;
-    job->kernels->dot_tile[cpu_float_index(packed->dtype)](panels[p].n, x, weights,
-                                                           packed->row_bytes, depth, tile);
-    for (uint32_t r = 0; r < panels[p].n; r++)
-      for (uint32_t c = 0; c < CPU_DOT_COLUMNS; c++)
-        sums[p * CPU_DOT_ROWS + r][column + c] += tile[r * CPU_DOT_COLUMNS + c];
-  }
-}
-
-/* FLOAT_COLUMNS columns against some panels of the group. */
-static void float_columns(const matmul_job *job, const row_group *group, const row_panel *panels,
-                          uint32_t n_panels, uint64_t first, uint64_t n_columns) {
-  const cpu_packed *packed = &job->weight->packed;
-  const unsigned char *weights = job->weight->data + group->expert * packed->expert_bytes;
-  float_sums sums;
-  memset(sums, 0, n_panels * CPU_DOT_ROWS * sizeof sums[0]);
-  for (uint64_t column = 0; column < n_columns; column += CPU_DOT_COLUMNS)
-    for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
-      const uint64_t left = packed->n_in - i;
-      float_pass(job, panels, n_panels,
-                 weights + (first + column) * packed->row_bytes +
-                     i * cpu_float_bytes(packed->dtype),
-                 i, left < FLOAT_DEPTH ? left : FLOAT_DEPTH, column, sums);
-    }
-  for (uint32_t p = 0; p < n_panels; p++)
-    for (uint32_t r = 0; r < panels[p].n; r++)
-      store_columns(job, panels[p].first + r, first, n_columns, sums[p * CPU_DOT_ROWS + r]);
-}
-
-static void float_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
-  const uint64_t first = unit * FLOAT_COLUMNS, left = job->weight->packed.n_out - first;
-  for (uint32_t p = 0; p < group->n_panels; p += FLOAT_PANELS) {
-    const uint32_t n = group->n_panels - p;
-    float_columns(job, group, &job->panels[group->first_panel + p],
-                  n < FLOAT_PANELS ? n : FLOAT_PANELS, first,
-                  left < FLOAT_COLUMNS ? left : FLOAT_COLUMNS);
+  tile_sums sums[PASS_PANELS];
+  for (uint32_t first = 0; first < group->n_panels; first += PASS_PANELS) {
+    const row_panel *panels = &job->panels[group->first_panel + first];
+    const uint32_t rest = group->n_panels - first, n = rest < PASS_PANELS ? rest : PASS_PANELS;
+    (cpu_is_float(packed->dtype) ? float_tiles : block_tiles)(job, panels, n, weights, sums);
+    for (uint32_t p = 0; p < n; p++)
+      for (uint32_t r = 0; r < panels[p].n; r++)
+        store_columns(job, panels[p].first + r, column, n_columns, sums[p] + r * CPU_PANEL_COLUMNS);
   }
 }
 
@@ -220,28 +199,21 @@ static void float_unit(const matmul_job *job, const row_group *group, uint64_t u
 
 static void multiply_units(void *context, uint64_t begin, uint64_t end) {
   const matmul_job *job = context;
-  for (uint64_t item = begin; item < end; item++) {
-    const row_group *group = &job->groups[item / job->n_units];
-    if (cpu_is_float(job->weight->packed.dtype))
-      float_unit(job, group, item % job->n_units);
-    else
-      block_unit(job, group, item % job->n_units);
-  }
+  for (uint64_t item = begin; item < end; item++)
+    multiply_unit(job, &job->groups[item / job->n_units], item % job->n_units);
 }
 
 static void multiply(const cpu_run *run, matmul_job *job) {
   const cpu_packed *packed = &job->weight->packed;
-  const uint64_t columns = cpu_is_float(packed->dtype) ? FLOAT_COLUMNS : CPU_PANEL_COLUMNS;
-  job->n_units = (packed->n_out + columns - 1) / columns;
-  if (!cpu_is_float(packed->dtype)) cpu_pool_for(run->pool, job->n_panels, 1, quantize_panels, job);
-  const uint64_t unit_bytes = packed->expert_bytes / job->n_units;
-  const bool few_rows = job->n_rows <= CPU_PANEL_ROWS;
-  const uint64_t grain = few_rows && unit_bytes < PIECE_BYTES ? PIECE_BYTES / (unit_bytes + 1) : 1;
-  cpu_pool_for(run->pool, job->n_groups * job->n_units, grain ? grain : 1, multiply_units, job);
+  job->n_units = (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS;
+  cpu_pool_for(run->pool, job->n_panels, 1, fill_panels, job);
+  const bool few_rows = job->n_rows <= CPU_PANEL_ROWS && packed->panel_bytes < PIECE_BYTES;
+  const uint64_t grain = few_rows ? PIECE_BYTES / packed->panel_bytes : 1;
+  cpu_pool_for(run->pool, job->n_groups * job->n_units, grain, multiply_units, job);
 }
 
 static void bind_space(matmul_job *job, unsigned char *workspace, const matmul_space *space) {
-  job->quantized = workspace + space->quantized;
+  job->x_bytes = workspace + space->x_bytes;
   job->panels = (row_panel *)(void *)(workspace + space->panels);
   job->groups = (row_group *)(void *)(workspace + space->groups);
 }

@@ -1,10 +1,11 @@
-/* Packed weights. Float formats keep their rows, each begun on a cache line, so that one layout
- * serves matmul and gather; rows are added to a multiple of four. Block formats are cut into panels
- * of 16 rows; in a panel, block by block, word j of all 16 rows lies side by side: Q8_0  block =
- * word[8][16], a word being 4 weights, each stored unsigned (w + 128) Q4_0  block = word[4][16],
- * word j holding elements 4j.. in low and 16 + 4j.. in high nibbles followed, after the panel's
- * last block, by the scales f16 [n_blocks][16]. Rows past the end are zeros with scale zero. A row
- * can be read back, so that tied embeddings need no second copy. */
+/* Packed weights. A matrix is cut into panels of 16 rows, so that a vector of weights belongs to 16
+ * columns of the result and nothing is ever summed across a vector. In a panel of a
+ *   float format   element i of all 16 rows lies side by side: [n_in][16]
+ *   Q8_0           block by block, word[8][16], a word being 4 weights stored unsigned (w + 128)
+ *   Q4_0           block by block, word[4][16], word j holding elements 4j.. in low and 16 + 4j..
+ *                  in high nibbles
+ * and block formats end with their scales f16 [n_blocks][16]. Rows past the end are zeros with
+ * scale zero. A row can be read back, so that tied embeddings need no second copy. */
 #include "ops.h"
 
 #include <string.h>
@@ -13,12 +14,6 @@
 
 #define LAYOUT_VERSION   UINT64_C(1)
 #define CACHE_LINE_BYTES 64
-
-typedef struct pack_job {
-  cs_plugin_memory *memory;
-  const unsigned char *source;
-  uint64_t panels; /* of one expert */
-} pack_job;
 
 static uint32_t words_of(uint32_t dtype) {
   return dtype == CS_DTYPE_Q8_0 ? 8 : 4;
@@ -46,27 +41,26 @@ static bool plan_layout(const cs_weight *weight, cpu_packed *packed) {
       packed->n_experts > limit / (packed->n_out * packed->n_in))
     return false;
   if (cpu_is_float(weight->dtype)) {
-    packed->row_bytes = round_up(packed->n_in * cpu_float_bytes(weight->dtype), CACHE_LINE_BYTES);
-    packed->expert_bytes = round_up(packed->n_out, CPU_DOT_COLUMNS) * packed->row_bytes;
-    return true;
+    packed->panel_bytes = round_up(
+        packed->n_in * CPU_PANEL_COLUMNS * cpu_float_bytes(weight->dtype), CACHE_LINE_BYTES);
+  } else {
+    if (!is_block_format(weight->dtype) || packed->n_in % CPU_BLOCK != 0) return false;
+    const uint64_t n_blocks = packed->n_in / CPU_BLOCK;
+    packed->scales_bytes = n_blocks * words_of(weight->dtype) * 4 * CPU_PANEL_COLUMNS;
+    packed->panel_bytes =
+        round_up(packed->scales_bytes + n_blocks * CPU_PANEL_COLUMNS * 2, CACHE_LINE_BYTES);
   }
-  if (!is_block_format(weight->dtype) || packed->n_in % CPU_BLOCK != 0) return false;
-  const uint64_t n_blocks = packed->n_in / CPU_BLOCK;
-  packed->scales_bytes = n_blocks * words_of(weight->dtype) * 4 * CPU_PANEL_COLUMNS;
-  packed->panel_bytes =
-      round_up(packed->scales_bytes + n_blocks * CPU_PANEL_COLUMNS * 2, CACHE_LINE_BYTES);
   packed->expert_bytes =
       (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS * packed->panel_bytes;
   return true;
 }
 
 /* Source rows of one panel: (columns, n_blocks) blocks of an f16 scale and words of quants. */
-static void pack_panel(const cpu_packed *packed, const unsigned char *source, uint64_t columns,
-                       unsigned char *panel) {
+static void pack_blocks(const cpu_packed *packed, const unsigned char *source, uint64_t columns,
+                        unsigned char *panel) {
   const uint32_t words = words_of(packed->dtype);
   const uint64_t n_blocks = packed->n_in / CPU_BLOCK, block_bytes = 2 + 4 * words;
   const uint32_t offset = packed->dtype == CS_DTYPE_Q8_0 ? 0x80808080u : 0;
-  memset(panel, 0, packed->panel_bytes);
   for (uint64_t c = 0; c < columns; c++)
     for (uint64_t b = 0; b < n_blocks; b++) {
       const unsigned char *block = source + (c * n_blocks + b) * block_bytes;
@@ -80,30 +74,29 @@ static void pack_panel(const cpu_packed *packed, const unsigned char *source, ui
     }
 }
 
-static void pack_blocks(const pack_job *job) {
-  const cpu_packed *packed = &job->memory->packed;
-  const uint64_t row_bytes = cs_sdk_dtype_bytes(packed->dtype, packed->n_in);
-  for (uint64_t e = 0; e < packed->n_experts; e++)
-    for (uint64_t p = 0; p < job->panels; p++) {
-      const uint64_t first = p * CPU_PANEL_COLUMNS, left = packed->n_out - first;
-      pack_panel(packed, job->source + (e * packed->n_out + first) * row_bytes,
-                 left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS,
-                 job->memory->data + e * packed->expert_bytes + p * packed->panel_bytes);
-    }
+/* Source rows of one panel: (columns, n_in). */
+static void pack_floats(const cpu_packed *packed, const unsigned char *source, uint64_t columns,
+                        unsigned char *panel) {
+  const size_t bytes = cpu_float_bytes(packed->dtype);
+  for (uint64_t i = 0; i < packed->n_in; i++)
+    for (uint64_t c = 0; c < columns; c++)
+      memcpy(panel + (i * CPU_PANEL_COLUMNS + c) * bytes, source + (c * packed->n_in + i) * bytes,
+             bytes);
 }
 
-static void pack_rows(const pack_job *job) {
-  const cpu_packed *packed = &job->memory->packed;
-  const uint64_t source_bytes = packed->n_in * cpu_float_bytes(packed->dtype);
-  for (uint64_t e = 0; e < packed->n_experts; e++) {
-    unsigned char *to = job->memory->data + e * packed->expert_bytes;
-    const unsigned char *from = job->source + e * packed->n_out * source_bytes;
-    for (uint64_t row = 0; row < packed->n_out; row++, to += packed->row_bytes) {
-      memcpy(to, from + row * source_bytes, source_bytes);
-      memset(to + source_bytes, 0, packed->row_bytes - source_bytes);
+static void pack_weight(cs_plugin_memory *memory, const unsigned char *source) {
+  const cpu_packed *packed = &memory->packed;
+  const uint64_t row_bytes = cs_sdk_dtype_bytes(packed->dtype, packed->n_in);
+  for (uint64_t e = 0; e < packed->n_experts; e++)
+    for (uint64_t first = 0; first < packed->n_out; first += CPU_PANEL_COLUMNS) {
+      unsigned char *panel =
+          memory->data + e * packed->expert_bytes + first / CPU_PANEL_COLUMNS * packed->panel_bytes;
+      const unsigned char *rows = source + (e * packed->n_out + first) * row_bytes;
+      const uint64_t left = packed->n_out - first;
+      memset(panel, 0, packed->panel_bytes);
+      (is_block_format(packed->dtype) ? pack_blocks : pack_floats)(
+          packed, rows, left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS, panel);
     }
-    memset(to, 0, packed->expert_bytes - packed->n_out * packed->row_bytes);
-  }
 }
 
 /* The one part of a GGUF weight, checked against the weight's own numbers. */
@@ -136,13 +129,7 @@ cs_status cpu_weights_pack(cs_plugin_device *device, const cs_weight *given, cs_
   status = cpu_memory_create(device, packed.n_experts * packed.expert_bytes, out, error);
   if (status != CS_OK) return status;
   (*out)->packed = packed;
-  const pack_job job = {.memory = *out,
-                        .source = part.data,
-                        .panels = (packed.n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS};
-  if (is_block_format(packed.dtype))
-    pack_blocks(&job);
-  else
-    pack_rows(&job);
+  pack_weight(*out, part.data);
   const cs_packed_info answer = {.struct_size = sizeof answer,
                                  .bytes = (*out)->bytes,
                                  .layout_id = UINT64_C(0x637075) << 40 | LAYOUT_VERSION << 16 |
@@ -166,14 +153,16 @@ static void unpack_block(uint32_t dtype, const unsigned char *words, float scale
 void cpu_packed_row(const cpu_kernels *kernels, const cs_plugin_memory *memory, uint64_t row,
                     float *out) {
   const cpu_packed *packed = &memory->packed;
-  const unsigned char *expert = memory->data + row / packed->n_out * packed->expert_bytes;
   const uint64_t in_expert = row % packed->n_out, column = in_expert % CPU_PANEL_COLUMNS;
+  const unsigned char *panel = memory->data + row / packed->n_out * packed->expert_bytes +
+                               in_expert / CPU_PANEL_COLUMNS * packed->panel_bytes;
   if (cpu_is_float(packed->dtype)) {
-    kernels->to_f32[cpu_float_index(packed->dtype)](out, expert + in_expert * packed->row_bytes,
-                                                    packed->n_in);
+    const size_t bytes = cpu_float_bytes(packed->dtype);
+    for (uint64_t i = 0; i < packed->n_in; i++)
+      kernels->to_f32[cpu_float_index(packed->dtype)](
+          &out[i], panel + (i * CPU_PANEL_COLUMNS + column) * bytes, 1);
     return;
   }
-  const unsigned char *panel = expert + in_expert / CPU_PANEL_COLUMNS * packed->panel_bytes;
   const uint64_t block_bytes = (uint64_t)words_of(packed->dtype) * 4 * CPU_PANEL_COLUMNS;
   for (uint64_t b = 0; b < packed->n_in / CPU_BLOCK; b++) {
     uint16_t scale;
