@@ -43,8 +43,10 @@ cs_status consort_runtime_create(const consort_runtime_options *options, consort
   if (status != CS_OK) return status;
   consort_runtime *runtime = calloc(1, sizeof *runtime);
   if (!runtime) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  const cs_runtime_options core_options = {
-      .log_level = wanted.log_level, .log_sink = wanted.log, .log_user = wanted.log_user};
+  const cs_runtime_options core_options = {.log_level = wanted.log_level,
+                                           .log_sink = wanted.log,
+                                           .log_user = wanted.log_user,
+                                           .probe = !wanted.skip_probe};
   status = cs_runtime_create(&core_options, &runtime->core, error);
   if (status != CS_OK) {
     free(runtime);

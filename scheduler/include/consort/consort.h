@@ -45,6 +45,10 @@ typedef struct consort_runtime_options {
   /* One line a call; NULL: standard error. From any thread, one at a time. */
   void (*log)(void *user, uint32_t level, const char *line);
   void *log_user;
+  /* 1: start plugins without trying each in a child process first. The trial costs what its start
+   * costs, and turns a driver that crashes into one line. */
+  uint32_t skip_probe;
+  uint32_t reserved;
 } consort_runtime_options;
 
 /* NULL options: warnings go to standard error. */
