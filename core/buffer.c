@@ -17,6 +17,15 @@ static cs_buffer *new_buffer(cs_device *device, uint64_t bytes, uint32_t kind) {
   return buffer;
 }
 
+/* The last step of a creation: the device is retained, and the books are told. */
+static void keep_books(cs_buffer *buffer) {
+  cs_device *device = buffer->device;
+  cs_device_retain(device);
+  buffer->record =
+      cs_record_create(device->runtime->validator, CS_RECORD_BUFFER, buffer, device->name);
+  cs_record_set_memory(buffer->record, buffer->memory, buffer->bytes, buffer->packed);
+}
+
 static cs_status no_memory(const cs_device *device, uint64_t bytes, cs_error *error) {
   return cs_error_set(error, CS_OUT_OF_MEMORY, "%s: no memory for %llu bytes", device->name,
                       (unsigned long long)bytes);
@@ -69,7 +78,7 @@ cs_status cs_buffer_create(cs_device *device, uint64_t bytes, uint32_t kind, cs_
   }
   status = cs_device_result(device, status, error, "does not allocate memory");
   if (status != CS_OK) goto err_free;
-  cs_device_retain(device);
+  keep_books(buffer);
   *out = buffer;
   return CS_OK;
 
@@ -129,20 +138,21 @@ cs_status cs_buffer_create_packed(cs_device *device, const cs_weight *weight, cs
   }
   buffer->bytes = packed.bytes;
   buffer->packed = true;
-  cs_device_retain(device);
+  keep_books(buffer);
   if (info) *info = packed;
   *out = buffer;
   return CS_OK;
 }
 
 void cs_buffer_destroy(cs_buffer *buffer) {
-  if (!buffer) return;
+  if (!buffer || !cs_handle_may_destroy(buffer->record)) return;
   if (buffer->memory) {
     buffer->device->tables->memory.memory_free(buffer->device->handle, buffer->memory);
   }
   free(buffer->host);
-  cs_device_release(buffer->device);
-  free(buffer);
+  cs_device *device = buffer->device;
+  cs_handle_free(buffer, buffer->record);
+  cs_device_release(device);
 }
 
 uint64_t cs_buffer_bytes(const cs_buffer *buffer) {

@@ -123,7 +123,6 @@ static cs_status open_new(cs_runtime *runtime, cs_module *module, uint32_t index
   device->module = module;
   device->tables = &module->tables;
   device->index = index;
-  device->validator = runtime->validator;
   snprintf(device->name, sizeof device->name, "%s:%u", module->manifest.name, index);
   device->options = strdup(spec->options_text);
   if (!device->options) {
@@ -142,6 +141,7 @@ static cs_status open_new(cs_runtime *runtime, cs_module *module, uint32_t index
   cs_runtime_retain_internal(runtime);
   device->next_open = runtime->open_devices;
   runtime->open_devices = device;
+  device->record = cs_record_create(runtime->validator, CS_RECORD_DEVICE, device, device->name);
   *out = device;
   return CS_OK;
 
@@ -201,7 +201,7 @@ void cs_device_release(cs_device *device) {
   if (!last) return;
   device->tables->device.device_close(device->handle);
   free(device->options);
-  free(device);
+  cs_handle_free(device, device->record);
   cs_runtime_release_internal(runtime);
 }
 

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include "core/device.h"
 #include "core/runtime_private.h"
@@ -22,7 +23,7 @@ struct cs_device {
   char *options;               /* as written after '?', "" for none; owned */
   struct cs_device *next_open; /* in runtime->open_devices */
   atomic_bool lost;
-  cs_validator *validator; /* the runtime's; NULL unless validating */
+  cs_record *record; /* NULL unless validating, like those below */
 };
 
 struct cs_buffer {
@@ -32,6 +33,7 @@ struct cs_buffer {
   uint64_t bytes;
   uint32_t kind;
   bool packed;
+  cs_record *record;
 };
 
 /* A program made for one call of cs_stream_ops, kept until its launch is over. */
@@ -47,17 +49,20 @@ struct cs_stream {
   cs_plugin_semaphore *own; /* made when first needed; NULL before */
   uint64_t own_value;       /* last value enqueued on it */
   cs_retired_program *retired;
+  cs_record *record;
 };
 
 struct cs_semaphore {
   atomic_uint refs;
   cs_device *device; /* retained */
   cs_plugin_semaphore *handle;
+  cs_record *record;
 };
 
 struct cs_program {
   cs_device *device; /* retained */
   cs_plugin_program *handle;
+  cs_record *record;
 };
 
 /* Destroy calls of a healthy plugin end well before this: a slower one has left work behind. */
@@ -68,6 +73,25 @@ struct cs_program {
 cs_status cs_device_call_failed(cs_device *device, cs_status status, cs_error *error,
                                 const char *what);
 cs_status cs_device_is_lost(cs_device *device, cs_error *error);
+
+/* ---- validation: one branch where it is switched off ---- */
+
+static inline cs_status cs_handle_check(cs_record *record, cs_error *error) {
+  return record ? cs_record_check(record, error) : CS_OK;
+}
+
+static inline bool cs_handle_may_destroy(cs_record *record) {
+  return !record || cs_record_may_destroy(record);
+}
+
+/* Frees a handle, or leaves that to the books. */
+static inline void cs_handle_free(void *handle, cs_record *record) {
+  if (record) {
+    cs_record_bury(record);
+  } else {
+    free(handle);
+  }
+}
 
 /* Every call but destroy passes here first: nothing more is asked of a lost device. */
 static inline cs_status cs_device_enter(cs_device *device, cs_error *error) {

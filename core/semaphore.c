@@ -22,6 +22,8 @@ cs_status cs_semaphore_create(cs_device *device, uint64_t initial, cs_semaphore 
     return cs_device_result(device, status, error, "does not make a semaphore");
   }
   cs_device_retain(device);
+  semaphore->record =
+      cs_record_create(device->runtime->validator, CS_RECORD_SEMAPHORE, semaphore, device->name);
   *out = semaphore;
   return CS_OK;
 }
@@ -31,38 +33,53 @@ void cs_semaphore_retain(cs_semaphore *semaphore) {
 }
 
 void cs_semaphore_release(cs_semaphore *semaphore) {
-  if (!semaphore || atomic_fetch_sub(&semaphore->refs, 1) != 1) return;
-  semaphore->device->tables->semaphore.semaphore_destroy(semaphore->handle);
-  cs_device_release(semaphore->device);
-  free(semaphore);
+  if (!semaphore || !cs_handle_may_destroy(semaphore->record)) return;
+  if (atomic_fetch_sub(&semaphore->refs, 1) != 1) return;
+  cs_device *device = semaphore->device;
+  device->tables->semaphore.semaphore_destroy(semaphore->handle);
+  cs_handle_free(semaphore, semaphore->record);
+  cs_device_release(device);
 }
 
 cs_device *cs_semaphore_device(const cs_semaphore *semaphore) {
   return semaphore->device;
 }
 
+static cs_status enter(cs_semaphore *semaphore, cs_error *error) {
+  const cs_status status = cs_handle_check(semaphore->record, error);
+  return status == CS_OK ? cs_device_enter(semaphore->device, error) : status;
+}
+
+/* What a question to the plugin told: a value was reached, or the timeline failed. */
+static void tell_books(cs_semaphore *semaphore, cs_status status, uint64_t value) {
+  if (!semaphore->record || status == CS_TIMEOUT) return;
+  cs_record_reached(semaphore->record, status == CS_OK ? value : UINT64_MAX);
+}
+
 cs_status cs_semaphore_query(cs_semaphore *semaphore, uint64_t *value, cs_error *error) {
   cs_device *device = semaphore->device;
-  cs_status status = cs_device_enter(device, error);
+  cs_status status = enter(semaphore, error);
   if (status != CS_OK) return status;
   *value = 0;
   status = device->tables->semaphore.semaphore_query(semaphore->handle, value, error);
+  tell_books(semaphore, status, *value);
   return cs_device_result(device, status, error, "a semaphore failed");
 }
 
 cs_status cs_semaphore_wait(cs_semaphore *semaphore, uint64_t value, uint64_t timeout_us,
                             cs_error *error) {
   cs_device *device = semaphore->device;
-  cs_status status = cs_device_enter(device, error);
+  cs_status status = enter(semaphore, error);
   if (status != CS_OK) return status;
   status = device->tables->semaphore.semaphore_wait(semaphore->handle, value,
                                                     cs_wait_limit_us(timeout_us), error);
+  tell_books(semaphore, status, value);
   return cs_device_result(device, status, error, "work is not done");
 }
 
 cs_status cs_semaphore_signal(cs_semaphore *semaphore, uint64_t value, cs_error *error) {
   cs_device *device = semaphore->device;
-  cs_status status = cs_device_enter(device, error);
+  cs_status status = enter(semaphore, error);
   if (status != CS_OK) return status;
   status = device->tables->semaphore.semaphore_signal(semaphore->handle, value, error);
   return cs_device_result(device, status, error, "a semaphore is not signalled");
@@ -70,7 +87,7 @@ cs_status cs_semaphore_signal(cs_semaphore *semaphore, uint64_t value, cs_error 
 
 cs_status cs_semaphore_fail(cs_semaphore *semaphore, const cs_error *reason, cs_error *error) {
   cs_device *device = semaphore->device;
-  cs_status status = cs_device_enter(device, error);
+  cs_status status = enter(semaphore, error);
   if (status != CS_OK) return status;
   cs_error stored = CS_ERROR_INIT;
   if (!reason || reason->code == CS_OK) {
@@ -86,6 +103,10 @@ cs_status cs_semaphore_fail(cs_semaphore *semaphore, const cs_error *reason, cs_
 
 cs_status cs_semaphore_bridge(cs_semaphore *from, uint64_t from_value, cs_semaphore *to,
                               uint64_t to_value, uint64_t deadline_us, cs_error *error) {
+  cs_status status = cs_handle_check(from->record, error);
+  if (status == CS_OK) status = cs_handle_check(to->record, error);
+  if (status != CS_OK) return status;
+  if (from->record) cs_record_forwards(from->record, from_value, to->record, to_value);
   return cs_bridge_forward(from->device->runtime->bridge, from, from_value, to, to_value,
                            deadline_us, error);
 }

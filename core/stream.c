@@ -29,12 +29,14 @@ cs_status cs_stream_create(cs_device *device, cs_stream **out, cs_error *error) 
   }
   stream->device = device;
   cs_device_retain(device);
+  stream->record =
+      cs_record_create(device->runtime->validator, CS_RECORD_STREAM, stream, device->name);
   *out = stream;
   return CS_OK;
 }
 
 void cs_stream_destroy(cs_stream *stream) {
-  if (!stream) return;
+  if (!stream || !cs_handle_may_destroy(stream->record)) return;
   cs_device *device = stream->device;
   const uint64_t begin_us = now_us();
   device->tables->stream.stream_destroy(stream->handle);
@@ -46,12 +48,25 @@ void cs_stream_destroy(cs_stream *stream) {
     free(retired);
   }
   if (stream->own) device->tables->semaphore.semaphore_destroy(stream->own);
-  free(stream);
+  cs_handle_free(stream, stream->record);
   cs_device_release(device);
 }
 
 cs_device *cs_stream_device(const cs_stream *stream) {
   return stream->device;
+}
+
+/* Every call that passed its checks runs between enter and leave. */
+static inline cs_status enter(cs_stream *stream, cs_error *error) {
+  const cs_status status = cs_device_enter(stream->device, error);
+  if (status != CS_OK || !stream->record) return status;
+  return cs_record_enter(stream->record, error);
+}
+
+static inline cs_status leave(cs_stream *stream, cs_status status, cs_error *error,
+                              const char *what) {
+  if (stream->record) cs_record_leave(stream->record);
+  return cs_device_result(stream->device, status, error, what);
 }
 
 /* ---- copies ---- */
@@ -78,7 +93,8 @@ static cs_status check_range(const cs_stream *stream, const cs_buffer *buffer, u
                         stream->device->name, (unsigned long long)offset,
                         (unsigned long long)(offset + bytes), (unsigned long long)buffer->bytes);
   }
-  return cs_device_enter(stream->device, error);
+  const cs_status status = cs_handle_check(stream->record, error);
+  return status == CS_OK ? cs_handle_check(buffer->record, error) : status;
 }
 
 cs_status cs_stream_upload(cs_stream *stream, cs_buffer *to, uint64_t to_offset, const void *from,
@@ -89,9 +105,12 @@ cs_status cs_stream_upload(cs_stream *stream, cs_buffer *to, uint64_t to_offset,
     return refuse(stream, CS_INVALID_ARGUMENT, "an upload from nowhere or to host memory", error);
   }
   cs_device *device = stream->device;
+  status = enter(stream, error);
+  if (status != CS_OK) return status;
+  if (stream->record) cs_record_uses_buffer(stream->record, to->record);
   status = device->tables->stream.stream_upload(stream->handle, to->memory, to_offset, from, bytes,
                                                 error);
-  return cs_device_result(device, status, error, "an upload is refused");
+  return leave(stream, status, error, "an upload is refused");
 }
 
 cs_status cs_stream_download(cs_stream *stream, void *to, const cs_buffer *from,
@@ -102,9 +121,12 @@ cs_status cs_stream_download(cs_stream *stream, void *to, const cs_buffer *from,
     return refuse(stream, CS_INVALID_ARGUMENT, "a download to nowhere or from host memory", error);
   }
   cs_device *device = stream->device;
+  status = enter(stream, error);
+  if (status != CS_OK) return status;
+  if (stream->record) cs_record_uses_buffer(stream->record, from->record);
   status = device->tables->stream.stream_download(stream->handle, to, from->memory, from_offset,
                                                   bytes, error);
-  return cs_device_result(device, status, error, "a download is refused");
+  return leave(stream, status, error, "a download is refused");
 }
 
 cs_status cs_stream_copy(cs_stream *stream, cs_buffer *to, uint64_t to_offset,
@@ -127,9 +149,13 @@ cs_status cs_stream_copy(cs_stream *stream, cs_buffer *to, uint64_t to_offset,
                               error);
   }
   cs_device *device = stream->device;
+  status = enter(stream, error);
+  if (status != CS_OK) return status;
+  if (stream->record) cs_record_uses_buffer(stream->record, to->record);
+  if (stream->record) cs_record_uses_buffer(stream->record, from->record);
   status = device->tables->stream.stream_copy(stream->handle, to->memory, to_offset, from->memory,
                                               from_offset, bytes, error);
-  return cs_device_result(device, status, error, "a copy is refused");
+  return leave(stream, status, error, "a copy is refused");
 }
 
 cs_status cs_stream_fill(cs_stream *stream, cs_buffer *to, uint64_t offset, uint64_t bytes,
@@ -138,9 +164,12 @@ cs_status cs_stream_fill(cs_stream *stream, cs_buffer *to, uint64_t offset, uint
   if (status != CS_OK) return status;
   if (!to->memory) return refuse(stream, CS_INVALID_ARGUMENT, "a fill of host memory", error);
   cs_device *device = stream->device;
+  status = enter(stream, error);
+  if (status != CS_OK) return status;
+  if (stream->record) cs_record_uses_buffer(stream->record, to->record);
   status =
       device->tables->stream.stream_fill(stream->handle, to->memory, offset, bytes, value, error);
-  return cs_device_result(device, status, error, "a fill is refused");
+  return leave(stream, status, error, "a fill is refused");
 }
 
 /* ---- order ---- */
@@ -153,53 +182,58 @@ static cs_status check_semaphore(const cs_stream *stream, const cs_semaphore *se
   if (semaphore->device != stream->device) {
     return refuse(stream, CS_INVALID_ARGUMENT, "a semaphore of another device", error);
   }
-  return cs_device_enter(stream->device, error);
+  return cs_handle_check(semaphore->record, error);
 }
 
 cs_status cs_stream_wait(cs_stream *stream, cs_semaphore *semaphore, uint64_t value,
                          cs_error *error) {
   cs_status status = check_semaphore(stream, semaphore, error);
+  if (status == CS_OK) status = enter(stream, error);
   if (status != CS_OK) return status;
+  if (stream->record) cs_record_waits(stream->record, semaphore->record, value);
   cs_device *device = stream->device;
   status = device->tables->stream.stream_wait(stream->handle, semaphore->handle, value, error);
-  return cs_device_result(device, status, error, "a wait is refused");
+  return leave(stream, status, error, "a wait is refused");
 }
 
 cs_status cs_stream_signal(cs_stream *stream, cs_semaphore *semaphore, uint64_t value,
                            cs_error *error) {
   cs_status status = check_semaphore(stream, semaphore, error);
+  if (status == CS_OK) status = enter(stream, error);
   if (status != CS_OK) return status;
+  if (stream->record) cs_record_signals(stream->record, semaphore->record, value);
   cs_device *device = stream->device;
   status = device->tables->stream.stream_signal(stream->handle, semaphore->handle, value, error);
-  return cs_device_result(device, status, error, "a signal is refused");
+  return leave(stream, status, error, "a signal is refused");
 }
 
 /* Signals the stream's own semaphore with its next value. */
 static cs_status signal_own(cs_stream *stream, cs_error *error) {
   cs_device *device = stream->device;
-  const cs_semaphore_table *table = &device->tables->semaphore;
   if (!stream->own) {
-    const cs_status status = table->semaphore_create(device->handle, 0, &stream->own, error);
+    const cs_status status =
+        device->tables->semaphore.semaphore_create(device->handle, 0, &stream->own, error);
     if (status != CS_OK) {
       stream->own = NULL;
-      return cs_device_result(device, status, error, "does not make a semaphore");
+      return status;
     }
   }
   const cs_status status = device->tables->stream.stream_signal(stream->handle, stream->own,
                                                                 stream->own_value + 1, error);
   if (status == CS_OK) stream->own_value++;
-  return cs_device_result(device, status, error, "a signal is refused");
+  return status;
 }
 
 cs_status cs_stream_synchronize(cs_stream *stream, uint64_t timeout_us, cs_error *error) {
   if (!stream) return refuse(stream, CS_INVALID_ARGUMENT, "no stream", error);
-  cs_device *device = stream->device;
-  cs_status status = cs_device_enter(device, error);
-  if (status == CS_OK) status = signal_own(stream, error);
+  cs_status status = enter(stream, error);
   if (status != CS_OK) return status;
-  status = device->tables->semaphore.semaphore_wait(stream->own, stream->own_value,
-                                                    cs_wait_limit_us(timeout_us), error);
-  return cs_device_result(device, status, error, "work is not done");
+  status = signal_own(stream, error);
+  if (status != CS_OK) return leave(stream, status, error, "a signal is refused");
+  status = stream->device->tables->semaphore.semaphore_wait(stream->own, stream->own_value,
+                                                            cs_wait_limit_us(timeout_us), error);
+  if (stream->record && status != CS_TIMEOUT) cs_record_idle(stream->record);
+  return leave(stream, status, error, "work is not done");
 }
 
 /* ---- ops ---- */
@@ -237,20 +271,19 @@ static cs_status run_as_program(cs_stream *stream, const cs_op *ops, uint32_t n_
   const cs_program_table *table = &device->tables->program;
   free_retired(stream);
   cs_retired_program *retired = calloc(1, sizeof *retired);
-  if (!retired) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a program");
+  if (!retired) return CS_OUT_OF_MEMORY;
   cs_status status = table->program_create(device->handle, ops, n_ops, sizeof *ops, workspace,
                                            &retired->program, error);
   if (status == CS_OK && !retired->program) status = CS_FAILED;
   if (status != CS_OK) {
     free(retired);
-    return cs_device_result(device, status, error, "does not record ops");
+    return status;
   }
   retired->next = stream->retired;
   retired->value = stream->own_value + 1;
   stream->retired = retired;
   status = table->program_launch(stream->handle, retired->program, error);
-  if (status != CS_OK) return cs_device_result(device, status, error, "does not launch a program");
-  return signal_own(stream, error);
+  return status == CS_OK ? signal_own(stream, error) : status;
 }
 
 cs_status cs_stream_ops(cs_stream *stream, const cs_op *ops, uint32_t n_ops, cs_buffer *workspace,
@@ -259,15 +292,21 @@ cs_status cs_stream_ops(cs_stream *stream, const cs_op *ops, uint32_t n_ops, cs_
   cs_device *device = stream->device;
   cs_status status = cs_ops_check(device, ops, n_ops, true, error);
   if (status == CS_OK) status = check_workspace(device, workspace, error);
-  if (status == CS_OK) status = cs_device_enter(device, error);
+  if (status == CS_OK) status = enter(stream, error);
   if (status != CS_OK) return status;
   cs_plugin_memory *memory = workspace ? workspace->memory : NULL;
-  if (!device->tables->eager.ops_enqueue) {
-    return run_as_program(stream, ops, n_ops, memory, error);
+  if (stream->record) {
+    if (workspace) cs_record_uses_buffer(stream->record, workspace->record);
+    status = cs_record_uses_ops(stream->record, ops, n_ops, error);
+    if (status != CS_OK) return leave(stream, status, error, "ops are refused");
   }
-  status =
-      device->tables->eager.ops_enqueue(stream->handle, ops, n_ops, sizeof *ops, memory, error);
-  return cs_device_result(device, status, error, "ops are refused");
+  if (device->tables->eager.ops_enqueue) {
+    status =
+        device->tables->eager.ops_enqueue(stream->handle, ops, n_ops, sizeof *ops, memory, error);
+  } else {
+    status = run_as_program(stream, ops, n_ops, memory, error);
+  }
+  return leave(stream, status, error, "ops are refused");
 }
 
 /* ---- programs ---- */
@@ -294,24 +333,35 @@ cs_status cs_program_create(cs_device *device, const cs_op *ops, uint32_t n_ops,
   }
   program->device = device;
   cs_device_retain(device);
+  program->record =
+      cs_record_create(device->runtime->validator, CS_RECORD_PROGRAM, program, device->name);
+  if (program->record) {
+    status = cs_record_set_ops(program->record, ops, n_ops, error);
+    if (status != CS_OK) {
+      cs_program_destroy(program);
+      return status;
+    }
+  }
   *out = program;
   return CS_OK;
 }
 
 void cs_program_destroy(cs_program *program) {
-  if (!program) return;
-  program->device->tables->program.program_destroy(program->handle);
-  cs_device_release(program->device);
-  free(program);
+  if (!program || !cs_handle_may_destroy(program->record)) return;
+  cs_device *device = program->device;
+  device->tables->program.program_destroy(program->handle);
+  cs_handle_free(program, program->record);
+  cs_device_release(device);
 }
 
 cs_status cs_program_launch(cs_stream *stream, cs_program *program, cs_error *error) {
   if (!stream || !program || program->device != stream->device) {
     return refuse(stream, CS_INVALID_ARGUMENT, "a program of another device or none", error);
   }
-  cs_device *device = stream->device;
-  cs_status status = cs_device_enter(device, error);
+  cs_status status = cs_handle_check(program->record, error);
+  if (status == CS_OK) status = enter(stream, error);
   if (status != CS_OK) return status;
-  status = device->tables->program.program_launch(stream->handle, program->handle, error);
-  return cs_device_result(device, status, error, "a program is not launched");
+  if (stream->record) cs_record_uses_program(stream->record, program->record);
+  status = stream->device->tables->program.program_launch(stream->handle, program->handle, error);
+  return leave(stream, status, error, "a program is not launched");
 }

@@ -39,6 +39,11 @@ foreach(path ${core_tests})
   target_compile_definitions(${name} PRIVATE CORE_TEST_PLUGINS="${CORE_TEST_PLUGINS}")
 endforeach()
 
+# The executor under the validation layer: correct use has no findings.
+add_test(NAME core_executor_validated COMMAND core_executor_test)
+set_tests_properties(core_executor_validated PROPERTIES LABELS unit TIMEOUT 120
+  ENVIRONMENT "CONSORT_VALIDATE=1")
+
 foreach(name includes names abi_layout law_selftest)
   consort_add_python_test(law_${name} law/${name}.py unit)
 endforeach()

@@ -4,7 +4,7 @@
  *   deny=NAME+NAME  op_query says no          fail_op=N   the Nth op fails
  *   lost_op=N       the Nth op loses the device   hang_op=N, hang_ms=M   the Nth op takes M ms
  *   delay_us=N      every op takes that long  staging=0   the host cannot reach its memory
- *   refuse_op=N     the Nth enqueue is refused at once */
+ *   refuse_op=N     the Nth enqueue is refused at once   enqueue_us=N   a fill's call takes long */
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -51,7 +51,7 @@ struct cs_plugin_device {
   const cs_host *host;
   uint32_t index;
   char deny[64];
-  uint64_t fail_op, lost_op, hang_op, hang_ms, delay_us, refuse_op;
+  uint64_t fail_op, lost_op, hang_op, hang_ms, delay_us, refuse_op, enqueue_us;
   bool staging;
   atomic_ullong n_ops;      /* run so far */
   atomic_ullong n_enqueued; /* calls so far */
@@ -129,6 +129,7 @@ static uint64_t *number_option(cs_plugin_device *device, const char *key) {
   if (strcmp(key, "hang_ms") == 0) return &device->hang_ms;
   if (strcmp(key, "delay_us") == 0) return &device->delay_us;
   if (strcmp(key, "refuse_op") == 0) return &device->refuse_op;
+  if (strcmp(key, "enqueue_us") == 0) return &device->enqueue_us;
   return NULL;
 }
 
@@ -347,6 +348,7 @@ static cs_status stream_copy(cs_plugin_stream *stream, cs_plugin_memory *to, uin
 
 static cs_status stream_fill(cs_plugin_stream *stream, cs_plugin_memory *to, uint64_t offset,
                              uint64_t bytes, uint32_t value, cs_error *error) {
+  if (stream->device->enqueue_us) sleep_us(stream->device->enqueue_us);
   return push_move(stream, &(move_payload){to->data + offset, NULL, bytes, value}, error);
 }
 
