@@ -3,7 +3,7 @@ foreach(name sdk_structs_test sdk_timeline_test sdk_queue_test)
 endforeach()
 
 # The CPU plugin is loaded as a host would load it.
-foreach(name cpu_matmul_test cpu_ops_test cpu_attention_test)
+foreach(name cpu_device_test cpu_matmul_test cpu_ops_test cpu_attention_test)
   consort_add_unit_test(${name} consort_sdk ${CMAKE_DL_LIBS} m)
   target_sources(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../unit/cpu_harness.c)
   add_dependencies(${name} consort_plugin_cpu)
