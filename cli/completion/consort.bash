@@ -17,7 +17,7 @@ _consort() {
 
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W \
-      "devices info run tokenize logits bench plan cts --version --help" -- "$current")
+      "devices info run tokenize logits bench plan cts new-plugin --version --help" -- "$current")
     return
   fi
 
@@ -49,6 +49,7 @@ _consort() {
     plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot
                    --measure-again --json" ;;
     cts) options="--require --json --junit --html" ;;
+    new-plugin) options="" ;;
   esac
   if [[ $current == -* ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$options --help" -- "$current")

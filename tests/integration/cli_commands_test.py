@@ -221,6 +221,22 @@ class Commands(unittest.TestCase):
             self.assertEqual((done.returncode, done.stderr), (0, ""))
             self.assertTrue(done.stdout.startswith(f"usage: consort {command} "), done.stdout)
 
+    def test_completion_offers_commands_options_and_devices(self) -> None:
+        script = Path(os.environ["CONSORT_TEST_SOURCE"]) / "cli/completion/consort.bash"
+
+        def offered(*words: str) -> set[str]:
+            code = (f'source "{script}"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _consort; '
+                    'printf "%s\\n" "${COMPREPLY[@]}"')
+            done = subprocess.run(["bash", "-c", code, "bash", *words], capture_output=True, text=True, timeout=60, check=True,
+                                  env={**os.environ, "PATH": f"{Path(CLI).parent}:{os.environ['PATH']}"})
+            return set(done.stdout.split())
+
+        commands = re.findall(r"(?m)^  ([a-z-]+) ", run("--help").stdout)
+        self.assertLessEqual(set(commands), offered("consort", ""))
+        self.assertEqual(offered("consort", "run", "m", "--pre"), {"--prefill"})
+        self.assertEqual(offered("consort", "run", "m", "--kv-dtype", "b"), {"bf16"})
+        self.assertEqual(offered("consort", "run", "m", "--decode", ""), set(cli_model.device_names()))
+
     def test_the_man_page_and_the_completion_know_every_option(self) -> None:
         source = Path(os.environ["CONSORT_TEST_SOURCE"])
         page = (source / "docs/man/consort.1").read_text().replace("\\-", "-")
