@@ -141,12 +141,15 @@ void cs_receipt_destroy(cs_receipt *receipt) {
 
 static cs_status find_port(cs_receiver *receiver, cs_device *device, receive_port **out,
                            cs_error *error) {
+  const cs_port_options options = {.cache = receiver->cache,
+                                   .device = device,
+                                   .op = CS_OP_KV_SCATTER,
+                                   .wire_dtype = cs_receiver_wire(receiver).dtype,
+                                   .max_tokens = receiver->max_tokens,
+                                   .max_blocks = receiver->max_blocks};
   for (uint32_t i = 0; i < MAX_PORTS; i++) {
     *out = &receiver->ports[i];
-    if (!(*out)->port)
-      return cs_port_create(receiver->cache, device, CS_OP_KV_SCATTER,
-                            cs_receiver_wire(receiver).dtype, receiver->max_tokens,
-                            receiver->max_blocks, &(*out)->port, error);
+    if (!(*out)->port) return cs_port_create(&options, &(*out)->port, error);
     if (cs_port_device((*out)->port) == device) return CS_OK;
   }
   return cs_error_set(error, CS_EXHAUSTED, "KV transfer: too many devices");

@@ -93,9 +93,13 @@ static cs_status find_port(cs_sender *sender, cs_device *device, uint32_t dtype,
     return cs_error_set(error, CS_EXHAUSTED, "KV transfer: too many forms at once");
   *out = &sender->ports[sender->n_ports];
   memset(*out, 0, sizeof **out);
-  const cs_status status =
-      cs_port_create(sender->cache, device, CS_OP_KV_GATHER, dtype, sender->max_tokens,
-                     sender->max_blocks, &(*out)->port, error);
+  const cs_port_options options = {.cache = sender->cache,
+                                   .device = device,
+                                   .op = CS_OP_KV_GATHER,
+                                   .wire_dtype = dtype,
+                                   .max_tokens = sender->max_tokens,
+                                   .max_blocks = sender->max_blocks};
+  const cs_status status = cs_port_create(&options, &(*out)->port, error);
   if (!status) sender->n_ports++;
   return status;
 }

@@ -80,7 +80,11 @@ static void fill_operands(const cs_port *port, const port_slot *slot, uint32_t l
   if (!slot) operands[2].memory = operands[3].memory = NULL;
 }
 
-static cs_status query_op(cs_port *port, uint32_t layer, cs_error *error) {
+static cs_status query_op(cs_port *port, cs_error *error) {
+  const cs_cache_form *const form = cs_kv_cache_form(port->cache);
+  uint32_t layer = 0; /* any that lives here */
+  while (layer + 1 < form->wire.n_layers && cs_kv_cache_device(port->cache, layer) != port->device)
+    layer++;
   cs_tensor operands[6];
   fill_operands(port, NULL, layer, operands);
   const cs_op op = {.struct_size = sizeof op,
@@ -155,34 +159,30 @@ static cs_status open_stream(cs_port *port, cs_error *error) {
 }
 
 static cs_status port_init(cs_port *port, cs_error *error) {
-  uint32_t layer = 0;
-  const cs_cache_form *const form = cs_kv_cache_form(port->cache);
-  while (layer + 1 < form->wire.n_layers && cs_kv_cache_device(port->cache, layer) != port->device)
-    layer++;
-  cs_status status = query_op(port, layer, error);
-  if (!status && !port->has_op && !cs_wire_can_convert(form->wire.dtype, port->wire.dtype))
-    status = cs_error_set(error, CS_UNSUPPORTED, "its KV cache cannot be converted");
-  if (!status) status = open_stream(port, error);
+  const uint32_t dtype = cs_kv_cache_form(port->cache)->wire.dtype;
+  if (!port->has_op && !cs_wire_can_convert(dtype, port->wire.dtype))
+    return cs_error_set(error, CS_UNSUPPORTED, "the KV cache cannot be converted");
+  cs_status status = open_stream(port, error);
   for (uint32_t i = 0; i < CS_PORT_SLOTS && !status; i++)
     status = create_slot(port, &port->slots[i], error);
   return status;
 }
 
-cs_status cs_port_create(cs_kv_cache *cache, cs_device *device, uint32_t op, uint32_t wire_dtype,
-                         uint32_t max_tokens, uint32_t max_blocks, cs_port **out, cs_error *error) {
+cs_status cs_port_create(const cs_port_options *options, cs_port **out, cs_error *error) {
   *out = NULL;
   cs_port *const port = calloc(1, sizeof *port);
   if (!port) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for KV transfer");
-  cs_device_retain(device);
-  *port = (cs_port){.cache = cache,
-                    .device = device,
-                    .op = op,
-                    .wire = cs_kv_cache_form(cache)->wire,
-                    .max_tokens = max_tokens,
-                    .max_blocks = max_blocks};
-  port->wire.dtype = wire_dtype;
-  cs_status status = cs_wire_bytes(&port->wire, max_tokens, &port->wire_bytes);
-  if (status) status = cs_error_set(error, status, "KV pieces of %u tokens", max_tokens);
+  cs_device_retain(options->device);
+  *port = (cs_port){.cache = options->cache,
+                    .device = options->device,
+                    .op = options->op,
+                    .wire = cs_kv_cache_form(options->cache)->wire,
+                    .max_tokens = options->max_tokens,
+                    .max_blocks = options->max_blocks};
+  port->wire.dtype = options->wire_dtype;
+  cs_status status = cs_wire_bytes(&port->wire, options->max_tokens, &port->wire_bytes);
+  if (status) status = cs_error_set(error, status, "pieces of %u tokens", options->max_tokens);
+  if (!status && !options->on_host) status = query_op(port, error);
   if (!status) status = port_init(port, error);
   if (status) {
     cs_port_destroy(port);

@@ -4,6 +4,7 @@
 #ifndef SCHEDULER_TRANSFER_PORT_H
 #define SCHEDULER_TRANSFER_PORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "scheduler/worker_cache.h"
@@ -12,10 +13,17 @@
 
 typedef struct cs_port cs_port;
 
-/* max_tokens: of one piece. max_blocks: of one sequence. wire_dtype fixes the form of all pieces
- * of this port. `op`: CS_OP_KV_GATHER or CS_OP_KV_SCATTER. `cache` is borrowed until destroy. */
-cs_status cs_port_create(cs_kv_cache *cache, cs_device *device, uint32_t op, uint32_t wire_dtype,
-                         uint32_t max_tokens, uint32_t max_blocks, cs_port **out, cs_error *error);
+typedef struct cs_port_options {
+  cs_kv_cache *cache;  /* borrowed until destroy */
+  cs_device *device;   /* retained */
+  uint32_t op;         /* CS_OP_KV_GATHER or CS_OP_KV_SCATTER */
+  uint32_t wire_dtype; /* of all pieces of this port */
+  uint32_t max_tokens; /* of one piece */
+  uint32_t max_blocks; /* of one sequence */
+  bool on_host;        /* do not ask for the op: the host does it in any case */
+} cs_port_options;
+
+cs_status cs_port_create(const cs_port_options *options, cs_port **out, cs_error *error);
 /* Waits for what is under way. */
 void cs_port_destroy(cs_port *port);
 cs_device *cs_port_device(const cs_port *port); /* borrowed */

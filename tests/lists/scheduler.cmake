@@ -2,7 +2,7 @@
 foreach(name message transport wire journal)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
-foreach(name engine session transfer story)
+foreach(name engine port session transfer story)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
   target_include_directories(scheduler_${name}_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_${name}_test consort_plugin_cpu)
