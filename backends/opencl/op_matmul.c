@@ -4,8 +4,9 @@
 #define F32_ONLY   CS_DTYPE_BIT(CS_DTYPE_F32)
 #define I32_ONLY   CS_DTYPE_BIT(CS_DTYPE_I32)
 #define BLOCK      64  /* rows of matmul_block, and its columns on a GPU */
+#define MAX_TILES  4   /* of 32 columns that an item of matmul_block takes on a CPU */
 #define GROUP      256 /* items of a group on a GPU */
-#define FEW_ROWS   1   /* up to here each row streams the weights by itself on a CPU */
+#define FEW_ROWS   3   /* up to here each row streams the weights by itself on a CPU */
 #define FEW_ON_GPU 8
 
 static bool find_module(opencl_rule_context *context, uint32_t dtype) {
@@ -74,14 +75,27 @@ static void begin_vector(opencl_rule_context *context, uint64_t n_rows, uint64_t
   opencl_step_begin(context, KERNEL_MATMUL_VECTOR, n_rows * items, n_tiles, 1, items);
 }
 
-static void begin_block(opencl_rule_context *context, uint64_t n_rows, uint64_t n_out) {
+/* How many tiles an item of a CPU takes: many, but leaving every core several items. */
+static uint64_t item_tiles(const opencl_rule_context *context, uint64_t blocks, uint64_t n_tiles) {
+  const uint64_t wanted_items = 4 * (uint64_t)context->device->n_units;
+  uint64_t tiles = MAX_TILES;
+  while (tiles > 1 && blocks * ((n_tiles + tiles - 1) / tiles) < wanted_items)
+    tiles /= 2;
+  return tiles;
+}
+
+/* Returns how many tiles an item takes. */
+static uint64_t begin_block(opencl_rule_context *context, uint64_t n_rows, uint64_t n_out) {
   const uint64_t blocks = (n_rows + BLOCK - 1) / BLOCK;
-  if (context->device->variant == OPENCL_VARIANT_CPU)
-    opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks, (n_out + OPENCL_TILE - 1) / OPENCL_TILE,
-                      1, 1);
-  else
-    opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks * GROUP, (n_out + BLOCK - 1) / BLOCK, 1,
-                      GROUP);
+  const uint64_t n_tiles = (n_out + OPENCL_TILE - 1) / OPENCL_TILE;
+  if (context->device->variant == OPENCL_VARIANT_CPU) {
+    const uint64_t tiles = item_tiles(context, blocks, n_tiles);
+    opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks, (n_tiles + tiles - 1) / tiles, 1, 1);
+    return tiles;
+  }
+  opencl_step_begin(context, KERNEL_MATMUL_BLOCK, blocks * GROUP, (n_out + BLOCK - 1) / BLOCK, 1,
+                    GROUP);
+  return BLOCK / OPENCL_TILE;
 }
 
 /* out(n, n_out) x(n, n_in) weight(n_out, n_in) [bias(n_out)] [residual(n, n_out)] */
@@ -100,16 +114,18 @@ bool opencl_rule_matmul(opencl_rule_context *context) {
     return false;
   const bool cpu = context->device->variant == OPENCL_VARIANT_CPU;
   const bool few = n <= (cpu ? FEW_ROWS : FEW_ON_GPU);
+  uint64_t tiles = 1;
   if (few)
     begin_vector(context, n, n_out);
   else
-    begin_block(context, n, n_out);
+    tiles = begin_block(context, n, n_out);
   arg_target(context, 3, 4, params->soft_cap, n_out);
   opencl_arg_tensor(context, 1);
   opencl_arg_vector(context, 2);
   opencl_arg_u64(context, n_in);
   if (!few) {
     opencl_arg_u64(context, n);
+    if (cpu) opencl_arg_u32(context, tiles);
     return true;
   }
   opencl_arg_memory(context, NULL); /* no experts */

@@ -19,13 +19,18 @@ uint64_t opencl_tiles_bytes(uint32_t dtype, uint64_t n_rows, uint64_t n_columns)
   return n_tiles * OPENCL_TILE * cs_sdk_dtype_bytes(dtype, n_columns);
 }
 
-/* to[i][row] = from[row][i] for n units of 1, 2 or 4 bytes; rows of `from` are stride apart. */
+/* to[i][row] = from[row][i] for n units of 1, 2 or 4 bytes; rows of `from` are stride apart. A few
+ * columns at a time, so that the lines written stay in the nearest cache. */
+#define TRANSPOSE_COLUMNS 64
 #define TRANSPOSE(NAME, TYPE)                                                                      \
   static void NAME(TYPE *to, const unsigned char *from, size_t stride, size_t n, uint32_t rows) {  \
-    for (uint32_t row = 0; row < rows; row++) {                                                    \
-      const unsigned char *source = from + row * stride;                                           \
-      for (size_t i = 0; i < n; i++)                                                               \
-        memcpy(&to[i * OPENCL_TILE + row], source + i * sizeof(TYPE), sizeof(TYPE));               \
+    for (size_t first = 0; first < n; first += TRANSPOSE_COLUMNS) {                                \
+      const size_t end = n - first < TRANSPOSE_COLUMNS ? n : first + TRANSPOSE_COLUMNS;            \
+      for (uint32_t row = 0; row < rows; row++) {                                                  \
+        const unsigned char *source = from + row * stride;                                         \
+        for (size_t i = first; i < end; i++)                                                       \
+          memcpy(&to[i * OPENCL_TILE + row], source + i * sizeof(TYPE), sizeof(TYPE));             \
+      }                                                                                            \
     }                                                                                              \
   }
 TRANSPOSE(transpose_u8, uint8_t)

@@ -318,6 +318,7 @@ int main(void) {
     return 77;
   }
   seed_random();
+  filter_tests();
   static const struct CMUnitTest tests[] = {
       DEVICE_TEST(properties_are_complete_and_stable),
       DEVICE_TEST(allocations_show_in_the_free_memory),

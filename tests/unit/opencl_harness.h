@@ -136,9 +136,21 @@ static inline uint64_t random_word(void) {
   return z ^ z >> 31;
 }
 
+/* CONSORT_TEST_FILTER: only the tests whose names match ("*gpu*"). */
+static inline void filter_tests(void) {
+  cmocka_set_test_filter(getenv("CONSORT_TEST_FILTER"));
+}
+
 /* In -1 to 1. */
 static inline float random_float(void) {
   return (float)((double)(random_word() >> 11) * 0x1p-52 - 1.0);
+}
+
+/* Under a slow device (CONSORT_TEST_SMALL) only a share of the cases runs, and none that is large:
+ * cost counts what a case computes. */
+static inline bool chosen(size_t cost) {
+  if (!getenv("CONSORT_TEST_SMALL")) return true;
+  return cost <= 40000 && random_word() % 4 == 0;
 }
 
 static inline double nmse(const double *reference, const double *got, size_t n) {

@@ -4,17 +4,17 @@
 #define MAX_WIDTH 256
 
 #if KV == F32
-#define CACHE               float
-#define KV_VALUE(p, i)      (p)[i]
-#define KV_VALUE16(p, i)    vload16(0, (p) + (i))
+#define CACHE            float
+#define KV_VALUE(p, i)   (p)[i]
+#define KV_VALUE16(p, i) vload16(0, (p) + (i))
 #elif KV == F16
-#define CACHE               half
-#define KV_VALUE(p, i)      vload_half(i, p)
-#define KV_VALUE16(p, i)    vload_half16(0, (p) + (i))
+#define CACHE            half
+#define KV_VALUE(p, i)   vload_half(i, p)
+#define KV_VALUE16(p, i) vload_half16(0, (p) + (i))
 #else
-#define CACHE               ushort
-#define KV_VALUE(p, i)      bf16_value((p)[i])
-#define KV_VALUE16(p, i)    as_float16(convert_uint16(vload16(0, (p) + (i))) << 16)
+#define CACHE            ushort
+#define KV_VALUE(p, i)   bf16_value((p)[i])
+#define KV_VALUE16(p, i) as_float16(convert_uint16(vload16(0, (p) + (i))) << 16)
 #endif
 
 /* out(n, n_heads, widths.y), q(n, n_heads, widths.x); caches with strides (block, head, token,

@@ -27,9 +27,9 @@
 
 #define TENSOR(type, name)                                                                         \
   __global type *name##_base, const ulong name##_offset, const ulong name##_stride
-#define VECTOR(type, name)   __global type *name##_base, const ulong name##_offset
-#define ROW(name, row)       (name##_base + name##_offset + (row) * name##_stride)
-#define ELEMENTS(name)       (name##_base + name##_offset)
+#define VECTOR(type, name) __global type *name##_base, const ulong name##_offset
+#define ROW(name, row)     (name##_base + name##_offset + (row)*name##_stride)
+#define ELEMENTS(name)     (name##_base + name##_offset)
 
 #define TILE 32 /* rows of a packed weight tile */
 

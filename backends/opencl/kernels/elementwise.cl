@@ -5,7 +5,7 @@
 #define FORMULA_SILU(g, u) ((g) / (1.0f + exp(-(g))) * (u))
 /* 0.5 (1 + tanh(t)) = 1 / (1 + exp(-2 t)), which does not cancel where t is far below 0. */
 #define FORMULA_GELU(g, u)                                                                         \
-  ((g) / (1.0f + exp(-1.5957691216057308f * ((g) + 0.044715f * (g) * (g) * (g)))) * (u))
+  ((g) / (1.0f + exp(-1.5957691216057308f * (g) * (1.0f + 0.044715f * (g) * (g)))) * (u))
 
 #define ELEMENTWISE(NAME, FORMULA)                                                                 \
   WORKGROUP(LANES)                                                                                 \

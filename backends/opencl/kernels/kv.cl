@@ -59,10 +59,10 @@ __kernel void kv_move(__global uchar *wire, const ulong wire_offset, __global uc
     const uint width = second ? widths.y : widths.x;
     const ulong4 strides = second ? v_strides : k_strides;
     __global uchar *cache = second ? v_cache : k_cache;
-    const ulong in_wire = wire_offset + (second ? plane_rows * widths.x : 0) +
-                          (row - second * plane_rows) * width;
-    const ulong in_cache = strides.w + (ulong)block * strides.x + head * strides.y +
-                           token % block_tokens * strides.z;
+    const ulong in_wire =
+        wire_offset + (second ? plane_rows * widths.x : 0) + (row - second * plane_rows) * width;
+    const ulong in_cache =
+        strides.w + (ulong)block * strides.x + head * strides.y + token % block_tokens * strides.z;
     for (uint i = LANE; i < width; i += LANES) {
       if (to_wire)
         move_element(wire, in_wire + i, wire_dtype, cache, in_cache + i, cache_dtype);

@@ -7,10 +7,10 @@
  * weights in local memory. */
 #include "common.cl"
 
-#define GROUP 256
+#define GROUP  256
 #define SLICES (GROUP / TILE)
-#define BLOCK 64
-#define DEPTH 16
+#define BLOCK  64
+#define DEPTH  16
 
 #define TARGET                                                                                     \
   TENSOR(float, out), VECTOR(const float, bias), TENSOR(const float, residual), const float cap,   \
@@ -35,7 +35,7 @@
 #elif WEIGHT == Q4_0
 #define COLUMN_BYTES 18
 #endif
-#define TILE_BYTES(n_in) ((n_in) * COLUMN_BYTES)
+#define TILE_BYTES(n_in) ((n_in)*COLUMN_BYTES)
 
 /* Row `lane` of a tile at column k. */
 float weight_value(__global const uchar *tile, const ulong k, const uint lane) {
@@ -112,9 +112,9 @@ __kernel void matmul_block(TARGET, TENSOR(const float, x), VECTOR(const uchar, w
       const uint column = i / BLOCK, row = i % BLOCK;
       const ulong tile = first_column / TILE + row / TILE;
       const uint inside = k + column < n_in && tile < n_tiles;
-      w_tile[column][row] = inside ? weight_value(ELEMENTS(weight) + tile * TILE_BYTES(n_in),
-                                                  k + column, row % TILE)
-                                   : 0.0f;
+      w_tile[column][row] =
+          inside ? weight_value(ELEMENTS(weight) + tile * TILE_BYTES(n_in), k + column, row % TILE)
+                 : 0.0f;
     }
     barrier(CLK_LOCAL_MEM_FENCE);
     for (uint i = 0; i < DEPTH; i++)
