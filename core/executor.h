@@ -75,6 +75,7 @@ void cs_executor_destroy(cs_executor *executor);
  * again. */
 cs_status cs_executor_prepare(cs_executor *executor, const cs_op_list *list, cs_step **out,
                               cs_error *error);
+/* Before its executor. Waits for a run that is under way. */
 void cs_step_destroy(cs_step *step);
 
 /* Where the host writes the bytes of input `key` before a run; NULL when the list has none.

@@ -228,7 +228,8 @@ typedef struct cs_semaphore_table {
   /* Blocks until `value` is reached, failure, or CS_TIMEOUT. 0 polls. */
   cs_status (*semaphore_wait)(cs_plugin_semaphore *semaphore, uint64_t value, uint64_t timeout_us,
                               cs_error *error);
-  /* From the host; both release waits that streams have enqueued. */
+  /* From the host; both release waits that streams have enqueued. A reason is never CS_TIMEOUT,
+   * which could not be told from "not yet". */
   cs_status (*semaphore_signal)(cs_plugin_semaphore *semaphore, uint64_t value, cs_error *error);
   cs_status (*semaphore_fail)(cs_plugin_semaphore *semaphore, const cs_error *reason,
                               cs_error *error);
