@@ -110,7 +110,8 @@ void kit_release_all(kit *k);
 
 /* The case's own stream, made on first use. */
 cs_plugin_stream *kit_stream(kit *k);
-/* Signals and waits for all that the case's own stream was given; fails after 30 s. */
+/* Signals and waits for all that the case's own stream was given, a quarter of the case's time at
+ * most. */
 void kit_finish(kit *k);
 /* The same, handing back the status. */
 cs_status kit_try_finish(kit *k, cs_error *error);

@@ -197,7 +197,8 @@ int main(int argc, char **argv) {
   if (a.print_ops) report_print_ops(stdout);
   if (a.help || a.print_ops) return EXIT_SUCCESS;
   const uint32_t soak_timeout = a.options.soak_seconds + SOAK_TIMEOUT_SECONDS;
-  if (a.options.timeout_seconds < soak_timeout) a.options.timeout_seconds = soak_timeout;
+  if (a.options.soak_seconds && a.options.timeout_seconds < soak_timeout)
+    a.options.timeout_seconds = soak_timeout;
   kit_registry registry;
   kit_registry_init(&registry, a.only);
   int status = EXIT_SUCCESS;

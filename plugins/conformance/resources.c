@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FINISH_TIMEOUT_US UINT64_C(30000000)
+/* Work gets this share of the time that a case has: the case can then still say what hung. */
+#define FINISH_SHARE 4
 
 void kit_track(kit *k, kit_kind kind, void *handle) {
   if (k->n_resources == k->resource_capacity) {
@@ -110,7 +111,8 @@ cs_status kit_try_finish(kit *k, cs_error *error) {
   const uint64_t value = ++k->done_value;
   cs_status status = k->plugin.stream.stream_signal(stream, k->done, value, error);
   if (status != CS_OK) return status;
-  status = k->plugin.semaphore.semaphore_wait(k->done, value, FINISH_TIMEOUT_US, error);
+  const uint64_t timeout_us = UINT64_C(1000000) * k->options->timeout_seconds / FINISH_SHARE;
+  status = k->plugin.semaphore.semaphore_wait(k->done, value, timeout_us, error);
   return status;
 }
 
