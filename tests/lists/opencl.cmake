@@ -6,6 +6,7 @@ if(TARGET consort_plugin_opencl)
   endforeach()
 
   # The plugin with a queue that has no thread, for oclgrind.
+  find_package(OpenCL QUIET)
   get_target_property(opencl_sources consort_plugin_opencl SOURCES)
   add_library(opencl_inline MODULE ${opencl_sources} unit/opencl_inline_queue.c)
   add_dependencies(opencl_inline consort_plugin_opencl)
