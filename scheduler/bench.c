@@ -34,15 +34,6 @@ static cs_host_arithmetic arithmetic_for(uint32_t dtype) {
   return dtype == CS_DTYPE_BF16 ? CS_HOST_BF16 : CS_HOST_INT8;
 }
 
-static cs_status measure_host(const cs_device *device, uint32_t dtype, cs_bench_limits *limits,
-                              cs_error *error) {
-  const uint32_t n_threads = cs_device_get_properties(device)->concurrency;
-  const cs_status status =
-      cs_host_peak(n_threads, arithmetic_for(dtype), &limits->flop_per_s, error);
-  if (status != CS_OK) return status;
-  return cs_host_reader_create(n_threads, &limits->reader, error);
-}
-
 static cs_status measure_device(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
                                 cs_error *error) {
   const cs_probe_matmul shape = {dtype, 1, PEAK_ROWS, PEAK_WIDTH, PEAK_WIDTH};
@@ -62,7 +53,9 @@ cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, cs_bench_limit
   *limits = (cs_bench_limits){0};
   if (strcmp(cs_device_get_properties(device)->compute_domain, "host") != 0)
     return measure_device(device, dtype, limits, error);
-  const cs_status status = measure_host(device, dtype, limits, error);
+  limits->arithmetic = arithmetic_for(dtype);
+  limits->n_threads = cs_device_get_properties(device)->concurrency;
+  const cs_status status = cs_host_reader_create(limits->n_threads, &limits->reader, error);
   return status == CS_OK ? cs_bench_limits_refresh(limits, error) : status;
 }
 
@@ -72,8 +65,11 @@ void cs_bench_limits_finish(cs_bench_limits *limits) {
 }
 
 cs_status cs_bench_limits_refresh(cs_bench_limits *limits, cs_error *error) {
-  cs_status status = CS_OK;
-  for (int i = 0; limits->reader && i < HOST_PASSES && status == CS_OK; i++) {
+  if (!limits->reader) return CS_OK;
+  double flop_per_s;
+  cs_status status = cs_host_peak(limits->n_threads, limits->arithmetic, &flop_per_s, error);
+  limits->flop_per_s = fmax(limits->flop_per_s, flop_per_s);
+  for (int i = 0; i < HOST_PASSES && status == CS_OK; i++) {
     double bytes_per_s;
     status = cs_host_reader_pass(limits->reader, &bytes_per_s, error);
     limits->bytes_per_s = fmax(limits->bytes_per_s, bytes_per_s);

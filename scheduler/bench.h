@@ -10,8 +10,10 @@
 /* The limits of one device. For devices that compute on the host's cores an independent probe
  * measures them; for others a copy within the device and its fastest matmul stand in. */
 typedef struct cs_bench_limits {
-  cs_host_reader *reader; /* owned; NULL for a device with memory of its own */
-  double bytes_per_s;     /* the highest seen so far */
+  cs_host_reader *reader; /* owned; NULL for a device with cores of its own */
+  cs_host_arithmetic arithmetic;
+  uint32_t n_threads;
+  double bytes_per_s; /* the highest seen so far */
   double flop_per_s;
 } cs_bench_limits;
 
@@ -19,7 +21,7 @@ typedef struct cs_bench_limits {
 cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
                                cs_error *error);
 void cs_bench_limits_finish(cs_bench_limits *limits);
-/* Measures the bandwidth of the host once more, as it swings. */
+/* Measures the host once more, as neighbours and clocks make it swing: the highest counts. */
 cs_status cs_bench_limits_refresh(cs_bench_limits *limits, cs_error *error);
 
 #endif
