@@ -33,6 +33,7 @@ struct cs_engine {
   uint32_t max_tokens;
   uint32_t max_logit_rows;
   bool buckets;
+  bool minimal_ops;
   cs_op_list *largest;
   cs_placement *placement;
   cs_weights *weights;
@@ -55,6 +56,7 @@ static cs_status emit(const cs_engine *engine, const step_shape *shape, cs_op_li
       .max_blocks = engine->max_blocks,
       .n_logit_rows = shape->n_logit_rows,
       .goal = (cs_forward_goal)shape->goal,
+      .minimal_ops = engine->minimal_ops,
       .read_logits = shape->read_logits != 0,
       .kv_dtype = engine->form.wire.dtype,
       .kv_layout = engine->form.layout,
@@ -89,7 +91,8 @@ static cs_status choose_form(cs_engine *engine, cs_device *device, cs_error *err
   return CS_OK;
 }
 
-static cs_status place(cs_engine *engine, cs_device *form_device, cs_error *error) {
+static cs_status place(cs_engine *engine, cs_device *form_device, cs_fallback_policy policy,
+                       cs_error *error) {
   cs_op_list_destroy(engine->largest);
   cs_placement_destroy(engine->placement);
   engine->largest = NULL;
@@ -104,17 +107,31 @@ static cs_status place(cs_engine *engine, cs_device *form_device, cs_error *erro
   status = emit(engine, &largest, &engine->largest, error);
   if (status) return status;
   return cs_placement_create(engine->largest, engine->options.primary, engine->options.fallback,
-                             engine->options.policy, &engine->placement, error);
+                             policy, &engine->placement, error);
 }
 
 /* Where attention falls back, the cache follows the wish of the device that has it. */
-static cs_status place_with_cache(cs_engine *engine, cs_error *error) {
+static cs_status place_with_cache(cs_engine *engine, cs_fallback_policy policy, cs_error *error) {
   cs_device *const fallback = engine->options.fallback;
-  const cs_status status = place(engine, engine->options.primary, error);
+  const cs_status status = place(engine, engine->options.primary, policy, error);
   if (!fallback) return status;
-  if (status == CS_UNSUPPORTED) return place(engine, fallback, error);
+  if (status == CS_UNSUPPORTED) return place(engine, fallback, policy, error);
   if (status || cs_placement_users(engine->placement, CS_VALUE_CACHE, 0) != 2u) return status;
-  return place(engine, fallback, error);
+  return place(engine, fallback, policy, error);
+}
+
+static bool matmul_falls_back(const cs_engine *engine) {
+  const cs_fallback_entry *entries = cs_placement_fallbacks(engine->placement);
+  for (size_t i = 0; i < cs_placement_n_fallbacks(engine->placement); i++)
+    if (entries[i].op_id == CS_OP_MATMUL) return true;
+  return false;
+}
+
+/* A device of the minimal column knows no matmul that adds the residual: it gets two ops. */
+static cs_status place_ops(cs_engine *engine, cs_error *error) {
+  engine->minimal_ops =
+      place_with_cache(engine, CS_FALLBACK_ALLOW, NULL) != CS_OK || matmul_falls_back(engine);
+  return place_with_cache(engine, engine->options.policy, error);
 }
 
 cs_status cs_engine_create(const cs_engine_options *options, cs_engine **out, cs_error *error) {
@@ -131,7 +148,7 @@ cs_status cs_engine_create(const cs_engine_options *options, cs_engine **out, cs
   cs_model_retain(own->model);
   cs_device_retain(own->primary);
   if (own->fallback) cs_device_retain(own->fallback);
-  const cs_status status = place_with_cache(engine, error);
+  const cs_status status = place_ops(engine, error);
   if (status) {
     cs_engine_destroy(engine);
     return status;
