@@ -97,6 +97,26 @@ static void smaller_extents(kit *k, const kit_case *c) {
   if (n_asked == 0) kit_unsupported(k, "no matmul is served");
 }
 
+/* Params as an older host knows them: without a soft cap, and something else behind them. */
+static void shorter_params(kit *k, const kit_case *c) {
+  (void)c;
+  const cs_matmul_params params = {.struct_size = sizeof params};
+  const struct {
+    uint32_t struct_size;
+    float behind;
+  } older = {sizeof older.struct_size, 1e-3f};
+  for (uint32_t dtype = 1; dtype < CS_DTYPE_LIMIT; dtype++) {
+    if (!(k->properties.dtypes & CS_DTYPE_BIT(dtype))) continue;
+    optest *t = plain_matmul(k, dtype, 3, &params);
+    if (!optest_query(t, format_name(dtype))) continue;
+    optest_place(t);
+    t->params = &older;
+    optest_execute(t, format_name(dtype));
+    return;
+  }
+  kit_unsupported(k, "no matmul is served");
+}
+
 static void unknown_dtypes(kit *k, const kit_case *c) {
   (void)c;
   cs_tensor operands[3];
@@ -142,6 +162,9 @@ void kit_add_query_cases(kit_registry *r) {
   kit_add(r, &(kit_case){.badges = core, .run = unknown_ops}, "query/unknown_ops");
   kit_add(r, &(kit_case){.badges = core, .run = unknown_dtypes}, "query/unknown_dtypes");
   kit_add(r, &(kit_case){.badges = core, .run = bad_weight}, "query/unknown_weight");
+  kit_add(r,
+          &(kit_case){.badges = KIT_BADGE_LLM_DENSE | KIT_BADGE_LLM_QUANT, .run = shorter_params},
+          "negotiation/shorter_params");
   kit_add(r, &(kit_case){.badges = core, .run = dtypes_are_served}, "query/dtypes_are_served");
   kit_add(r, &(kit_case){.badges = core, .run = answers_stay}, "query/answers_stay");
   kit_add(r,

@@ -37,6 +37,7 @@ struct kit_case {
 
 typedef struct kit_options {
   const char *plugin_path;
+  const char *pair_path; /* a second plugin, or NULL */
   uint32_t device_index;
   bool quick;
   bool measure;

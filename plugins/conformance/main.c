@@ -18,6 +18,7 @@ static const char usage[] =
     "usage: consort-cts PLUGIN.so [options]\n"
     "  --device N          the device to test (0)\n"
     "  --option KEY=VALUE  an option for device_open; may be repeated\n"
+    "  --pair OTHER.so     also move KV between the two plugins, both ways\n"
     "  --require BADGES    Core, LLM-dense, LLM-quant, MoE, Disaggregated: fail without them\n"
     "  --only PATTERN      only cases whose name matches (* and ? stand for other characters)\n"
     "  --list              print the names of the cases and end\n"
@@ -72,11 +73,8 @@ static int parse_valued(arguments *a, const char *name, char *value) {
   const struct {
     const char *name;
     const char **to;
-  } texts[] = {{"--only", &a->only},
-               {"--json", &a->json},
-               {"--junit", &a->junit},
-               {"--html", &a->html},
-               {"--waive", &a->waive}};
+  } texts[] = {{"--only", &a->only}, {"--json", &a->json},   {"--junit", &a->junit},
+               {"--html", &a->html}, {"--waive", &a->waive}, {"--pair", &a->options.pair_path}};
   for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
     if (strcmp(name, texts[i].name) == 0) {
       *texts[i].to = value;
@@ -200,7 +198,7 @@ int main(int argc, char **argv) {
   if (a.options.soak_seconds && a.options.timeout_seconds < soak_timeout)
     a.options.timeout_seconds = soak_timeout;
   kit_registry registry;
-  kit_registry_init(&registry, a.only);
+  kit_registry_init(&registry, a.only, a.options.pair_path != NULL);
   int status = EXIT_SUCCESS;
   if (a.list) {
     for (size_t i = 0; i < registry.n_cases; i++)

@@ -44,7 +44,7 @@ void kit_add(kit_registry *registry, const kit_case *c, const char *format, ...)
   registry->n_cases++;
 }
 
-void kit_registry_init(kit_registry *registry, const char *only) {
+void kit_registry_init(kit_registry *registry, const char *only, bool pair) {
   *registry = (kit_registry){.only = only};
   kit_add_negotiation_cases(registry);
   kit_add_lifecycle_cases(registry);
@@ -62,6 +62,7 @@ void kit_registry_init(kit_registry *registry, const char *only) {
   kit_add_program_cases(registry);
   kit_add_model_cases(registry);
   kit_add_soak_cases(registry);
+  if (pair) kit_add_pair_cases(registry);
 }
 
 void kit_registry_finish(kit_registry *registry) {

@@ -16,8 +16,9 @@ typedef struct kit_registry {
 void kit_add(kit_registry *registry, const kit_case *c, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Every case there is, in the order they run. `only` stays borrowed. */
-void kit_registry_init(kit_registry *registry, const char *only);
+/* Every case there is, in the order they run; with `pair` also those of two plugins at once. `only`
+ * stays borrowed. */
+void kit_registry_init(kit_registry *registry, const char *only, bool pair);
 void kit_registry_finish(kit_registry *registry);
 
 /* * stands for any text, ? for one character. */
@@ -40,6 +41,7 @@ void kit_add_moe_cases(kit_registry *registry);
 void kit_add_program_cases(kit_registry *registry);
 void kit_add_model_cases(kit_registry *registry);
 void kit_add_soak_cases(kit_registry *registry);
+void kit_add_pair_cases(kit_registry *registry);
 
 /* ---- badges: badges.c ---- */
 

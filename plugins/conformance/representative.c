@@ -278,6 +278,17 @@ static bool needs_cache(uint32_t op_id) {
          op_id == CS_OP_KV_SCATTER || op_id == CS_OP_KV_COPY_BLOCKS;
 }
 
+static uint64_t widest_row(const optest *t) {
+  uint64_t widest = 1;
+  for (uint32_t i = 0; i < t->n_operands; i++) {
+    const cs_tensor *tensor = &t->operands[i].tensor;
+    if (tensor->rank < 2) continue;
+    const uint64_t width = t->operands[i].count / tensor->dims[0];
+    if (width > widest) widest = width;
+  }
+  return widest;
+}
+
 static void describe(representative *r, const builder *b, uint64_t block) {
   const optest *t = r->test;
   const unsigned long long n = b->rows, width = b->width;
@@ -307,8 +318,7 @@ static void describe(representative *r, const builder *b, uint64_t block) {
              (unsigned long long)t->operands[0].tensor.dims[1]);
     break;
   default:
-    snprintf(text, bytes, "n=%llu, d=%llu", n,
-             (unsigned long long)(t->operands[t->n_operands > 2 ? 2 : 1].count / b->rows));
+    snprintf(text, bytes, "n=%llu, d=%llu", n, (unsigned long long)widest_row(t));
   }
 }
 

@@ -15,6 +15,19 @@ consort_add_conformance_test(cpu ${CONSORT_KIT_BADGES})
 consort_add_conformance_test(opencl ${CONSORT_KIT_BADGES})
 consort_add_conformance_test(npu-sim Core)
 
+# KV goes from each plugin to each other and back, bit for bit.
+foreach(pair cpu:opencl cpu:npu-sim opencl:npu-sim)
+  string(REPLACE ":" ";" pair_plugins ${pair})
+  list(GET pair_plugins 0 first)
+  list(GET pair_plugins 1 second)
+  if(TARGET consort-cts AND TARGET consort_plugin_${first} AND TARGET consort_plugin_${second})
+    add_test(NAME kv_pair_${first}_${second}
+             COMMAND consort-cts $<TARGET_FILE:consort_plugin_${first}> --only pair/* --no-speed
+                     --pair $<TARGET_FILE:consort_plugin_${second}>)
+    set_tests_properties(kv_pair_${first}_${second} PROPERTIES LABELS conformance TIMEOUT 300)
+  endif()
+endforeach()
+
 if(TARGET consort-cts AND TARGET consort_plugin_fault AND TARGET consort_plugin_cpu)
   find_package(Python3 COMPONENTS Interpreter)
 endif()
