@@ -17,7 +17,9 @@ function(consort_add_plugin name)
     OUTPUT_NAME consort-${name}
     PREFIX ""
     LIBRARY_OUTPUT_DIRECTORY ${build_folder})
-  target_link_options(${target} PRIVATE -Wl,--no-undefined -Wl,--exclude-libs,ALL)
+  # A sanitizer's runtime comes with the program, so that its symbols are open in a plugin.
+  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL
+                      $<$<NOT:$<BOOL:${CONSORT_SANITIZE}>>:-Wl,--no-undefined>)
   set(CONSORT_MANIFEST_NAME ${name})
   set(CONSORT_MANIFEST_LIBRARY consort-${name}${CMAKE_SHARED_MODULE_SUFFIX})
   configure_file(${PROJECT_SOURCE_DIR}/cmake/manifest.plugin.in ${build_folder}/${name}.plugin

@@ -56,7 +56,8 @@ typedef struct attention_state {
 
 /* ---- checks ---- */
 
-static bool check_attention(const cs_op *op, cs_op_answer *answer) {
+static bool check_attention(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *q = &op->operands[1];
   const cs_tensor *k = &op->operands[2], *v = &op->operands[3], *table = &op->operands[4];
   const cs_tensor *sinks = &op->operands[7];

@@ -40,12 +40,20 @@ struct cs_plugin_instance {
   uint32_t n_partitions;
 };
 
+/* Whether activations that meet block weights are rounded to int8; see docs/cpu.md. */
+typedef enum cpu_int8 {
+  CPU_INT8_AUTO, /* where the matrix is large enough to gain from it */
+  CPU_INT8_ALWAYS,
+  CPU_INT8_NEVER,
+} cpu_int8;
+
 struct cs_plugin_device {
   const cs_host *host;
   const cs_plugin_instance *instance;
   uint32_t partition;
   uint32_t n_threads;
   const cpu_kernels *kernels;
+  cpu_int8 int8;
   const uint32_t *cores; /* where thread i runs; NULL: not pinned */
   cpu_pool *pool;
   pthread_mutex_t turn; /* held for one op: streams of one device take turns */

@@ -15,7 +15,8 @@ typedef struct binary_job {
   cpu_rows b;
 } binary_job;
 
-static bool check_binary(const cs_op *op, cs_op_answer *answer) {
+static bool check_binary(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0];
   const uint64_t n = cs_sdk_tensor_rows(out), d = cs_sdk_tensor_columns(out);
   answer->error_class = CS_ERROR_F32;
@@ -81,7 +82,8 @@ typedef struct cast_job {
   uint32_t x_dtype;
 } cast_job;
 
-static bool check_copy(const cs_op *op, cs_op_answer *answer) {
+static bool check_copy(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *x = &op->operands[1];
   answer->error_class = CS_ERROR_EXACT;
   return cpu_check_rows(answer, "out", out, x->dtype, cs_sdk_tensor_rows(x),
@@ -103,7 +105,8 @@ static cs_status run_copy(const cpu_run *run, const cs_op *op, cs_error *error) 
   return CS_OK;
 }
 
-static bool check_cast(const cs_op *op, cs_op_answer *answer) {
+static bool check_cast(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *x = &op->operands[1];
   if (!cpu_is_float(out->dtype) || !cpu_is_float(x->dtype))
     return cpu_no(answer, "cast from dtype %u to %u", x->dtype, out->dtype);

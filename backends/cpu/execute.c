@@ -104,12 +104,12 @@ static bool check_extents(const cs_tensor *tensor, uint32_t index, cs_op_answer 
   return true;
 }
 
-static bool check_op(const cs_op *op, cs_op_answer *answer) {
+static bool check_op(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
   const cpu_op_entry *entry = op->id < CS_OP_LIMIT ? op_entries[op->id] : NULL;
   if (!entry) return cpu_no(answer, "no such op");
   for (uint32_t i = 0; i < op->n_operands; i++)
     if (cpu_present(&op->operands[i]) && !check_extents(&op->operands[i], i, answer)) return false;
-  return entry->check(op, answer);
+  return entry->check(device, op, answer);
 }
 
 /* The operand's bytes lie in its memory. */
@@ -146,10 +146,10 @@ static cs_status check_memory(const cs_op *op, uint32_t index, cs_error *error) 
   return CS_OK;
 }
 
-static cs_status check_enqueue(const cs_op *op, const cs_plugin_memory *workspace,
-                               cs_error *error) {
+static cs_status check_enqueue(const cs_plugin_device *device, const cs_op *op,
+                               const cs_plugin_memory *workspace, cs_error *error) {
   cs_op_answer answer = {.struct_size = sizeof answer};
-  if (!check_op(op, &answer))
+  if (!check_op(device, op, &answer))
     return cs_sdk_error(error, CS_UNSUPPORTED, 0, "%s: %s", cs_sdk_op_name(op->id), answer.reason);
   if (answer.workspace_bytes > (workspace ? workspace->bytes : 0))
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s: a workspace of %llu bytes is needed",
@@ -163,12 +163,13 @@ static cs_status check_enqueue(const cs_op *op, const cs_plugin_memory *workspac
 }
 
 /* A checked copy of a list. */
-static cs_status copy_ops(const cs_host *host, const cs_op *ops, uint32_t n_ops, uint32_t op_stride,
-                          const cs_plugin_memory *workspace, cs_sdk_ops **out, cs_error *error) {
-  cs_status status = cs_sdk_ops_create(host, ops, n_ops, op_stride, out, error);
+static cs_status copy_ops(const cs_plugin_device *device, const cs_op *ops, uint32_t n_ops,
+                          uint32_t op_stride, const cs_plugin_memory *workspace, cs_sdk_ops **out,
+                          cs_error *error) {
+  cs_status status = cs_sdk_ops_create(device->host, ops, n_ops, op_stride, out, error);
   if (status != CS_OK) return status;
   for (uint32_t i = 0; i < n_ops; i++) {
-    status = check_enqueue(&(*out)->ops[i], workspace, error);
+    status = check_enqueue(device, &(*out)->ops[i], workspace, error);
     if (status == CS_OK) continue;
     if (error) error->op_index = (int32_t)i;
     cs_sdk_ops_release(*out);
@@ -217,7 +218,7 @@ static cs_status cpu_ops_enqueue(cs_plugin_stream *stream, const cs_op *ops, uin
                                  uint32_t op_stride, cs_plugin_memory *workspace, cs_error *error) {
   cs_sdk_ops *copy;
   const cs_status status =
-      copy_ops(cpu_stream_device(stream)->host, ops, n_ops, op_stride, workspace, &copy, error);
+      copy_ops(cpu_stream_device(stream), ops, n_ops, op_stride, workspace, &copy, error);
   return status == CS_OK ? push_ops(stream, copy, workspace, error) : status;
 }
 
@@ -232,7 +233,7 @@ static cs_status cpu_program_create(cs_plugin_device *device, const cs_op *ops, 
   if (!program) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a program");
   program->device = device;
   program->workspace = workspace;
-  const cs_status status = copy_ops(host, ops, n_ops, op_stride, workspace, &program->ops, error);
+  const cs_status status = copy_ops(device, ops, n_ops, op_stride, workspace, &program->ops, error);
   if (status != CS_OK) {
     host->deallocate(host->context, program);
     return status;
@@ -265,7 +266,7 @@ static cs_status cpu_op_query(cs_plugin_device *device, const cs_op *op, cs_op_a
   if (status != CS_OK) {
     cpu_no(&answer, "%.90s", refusal.message);
   } else {
-    if (check_op(&copy->ops[0], &answer)) answer.support = CS_SUPPORT_NATIVE;
+    if (check_op(device, &copy->ops[0], &answer)) answer.support = CS_SUPPORT_NATIVE;
     cs_sdk_ops_release(copy);
   }
   cs_sdk_struct_write(out, &answer, sizeof answer);

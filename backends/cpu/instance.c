@@ -13,6 +13,7 @@
 typedef struct device_options {
   uint32_t n_threads; /* 0: one a core */
   const cpu_kernels *kernels;
+  cpu_int8 int8;
 } device_options;
 
 /* ---- instance ---- */
@@ -116,6 +117,18 @@ static cs_status cpu_device_properties(cs_plugin_device *device, cs_device_prope
 
 /* ---- open and close ---- */
 
+static cs_status read_int8(const char *value, cpu_int8 *out, cs_error *error) {
+  static const char *const names[] = {
+      [CPU_INT8_AUTO] = "auto", [CPU_INT8_ALWAYS] = "always", [CPU_INT8_NEVER] = "never"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(value, names[i]) == 0) {
+      *out = (cpu_int8)i;
+      return CS_OK;
+    }
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "int8=%.32s: not auto, always or never",
+                      value);
+}
+
 static cs_status read_option(const cs_option *option, device_options *to, cs_error *error) {
   if (strcmp(option->key, "threads") == 0) {
     to->n_threads = parse_count(option->value, MAX_THREADS);
@@ -130,8 +143,9 @@ static cs_status read_option(const cs_option *option, device_options *to, cs_err
                         "kernel=%.32s: not one of generic, avx2, avx512 that this machine can run",
                         option->value);
   }
+  if (strcmp(option->key, "int8") == 0) return read_int8(option->value, &to->int8, error);
   return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                      "unknown option '%.32s': there are threads and kernel", option->key);
+                      "unknown option '%.32s': there are threads, kernel and int8", option->key);
 }
 
 static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
@@ -157,6 +171,7 @@ static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
   device->partition = index;
   device->n_threads = chosen.n_threads ? chosen.n_threads : n_cores;
   device->kernels = chosen.kernels;
+  device->int8 = chosen.int8;
   if (device->n_threads <= n_cores) device->cores = &instance->topology.cores[first];
   if (pthread_mutex_init(&device->turn, NULL) != 0) goto err_free_device;
   device->pool = cpu_pool_create(host, device->n_threads, device->cores);

@@ -53,6 +53,10 @@ typedef struct cpu_kernels {
   void (*q4_tile)(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
                   size_t n_blocks, float *out);
 
+  /* The values of a panel of weights in blocks: out[i * 16 + c] for 32 * n_blocks elements i. */
+  void (*q8_floats)(const void *quants, const uint16_t *scales, size_t n_blocks, float *out);
+  void (*q4_floats)(const void *quants, const uint16_t *scales, size_t n_blocks, float *out);
+
   /* out[r][j] += sum over t of p[r * p_stride + t] * v[t][j]; rows 1 to 4, out rows out_stride
    * floats apart, v[t] at v + t * v_stride_bytes in the indexed float format. */
   void (*mix_tile[CPU_N_FLOATS])(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,

@@ -308,6 +308,44 @@ static void q4_tile(uint32_t rows, const void *panel, const void *quants, const 
   block_tile(1, rows, panel, quants, scales, n_blocks, out);
 }
 
+/* Values of four elements of 8 columns, whose quants are the bytes of the words in q. */
+INLINE void word_floats(__m256i q, int32_t zero, __m256 scale, float *out) {
+  UNROLL for (int k = 0; k < 4; k++) {
+    const __m256i byte = _mm256_and_si256(_mm256_srli_epi32(q, 8 * k), _mm256_set1_epi32(255));
+    const __m256i value = _mm256_sub_epi32(byte, _mm256_set1_epi32(zero));
+    _mm256_storeu_ps(out + CPU_PANEL_COLUMNS * k, _mm256_mul_ps(_mm256_cvtepi32_ps(value), scale));
+  }
+}
+
+INLINE __m256 half_scales(const uint16_t *scales, int half) {
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scales + 8 * half)));
+}
+
+static void q8_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
+  const char *weights = quants;
+  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS)
+    for (int j = 0; j < 8; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS)
+      for (int half = 0; half < 2; half++)
+        word_floats(_mm256_loadu_si256((const __m256i *)(weights + 32 * half)), 128,
+                    half_scales(scales, half), out + 8 * half);
+}
+
+static void q4_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
+  const __m256i low_bits = _mm256_set1_epi8(15);
+  const char *weights = quants;
+  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS) {
+    for (int j = 0; j < 4; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS)
+      for (int half = 0; half < 2; half++) {
+        const __m256i loaded = _mm256_loadu_si256((const __m256i *)(weights + 32 * half));
+        const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(loaded, 4), low_bits);
+        const __m256 scale = half_scales(scales, half);
+        word_floats(_mm256_and_si256(loaded, low_bits), 8, scale, out + 8 * half);
+        word_floats(upper, 8, scale, out + 8 * half + 16 * CPU_PANEL_COLUMNS);
+      }
+    out += 16 * CPU_PANEL_COLUMNS;
+  }
+}
+
 /* ---- rows ---- */
 
 INLINE __m256 power_of_two(__m256i n) {
@@ -406,6 +444,8 @@ const cpu_kernels cpu_kernels_avx2 = {
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,
+    .q8_floats = q8_floats,
+    .q4_floats = q4_floats,
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,

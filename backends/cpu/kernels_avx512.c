@@ -358,6 +358,39 @@ static void q4_tile(uint32_t rows, const void *panel, const void *quants, const 
   block_tile(1, rows, panel, quants, scales, n_blocks, out);
 }
 
+/* Values of four elements of all columns, whose quants are the bytes of the words in q. */
+INLINE void word_floats(__m512i q, int32_t zero, __m512 scale, float *out) {
+  UNROLL for (int k = 0; k < 4; k++) {
+    const __m512i byte = _mm512_and_si512(_mm512_srli_epi32(q, 8 * k), _mm512_set1_epi32(255));
+    const __m512i value = _mm512_sub_epi32(byte, _mm512_set1_epi32(zero));
+    _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * k, _mm512_mul_ps(_mm512_cvtepi32_ps(value), scale));
+  }
+}
+
+static void q8_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
+  const char *weights = quants;
+  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS) {
+    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+    for (int j = 0; j < 8; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS)
+      word_floats(_mm512_loadu_si512(weights), 128, scale, out);
+  }
+}
+
+static void q4_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
+  const __m512i low_bits = _mm512_set1_epi8(15);
+  const char *weights = quants;
+  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS) {
+    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+    for (int j = 0; j < 4; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS) {
+      const __m512i loaded = _mm512_loadu_si512(weights);
+      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), low_bits);
+      word_floats(_mm512_and_si512(loaded, low_bits), 8, scale, out);
+      word_floats(upper, 8, scale, out + 16 * CPU_PANEL_COLUMNS);
+    }
+    out += 16 * CPU_PANEL_COLUMNS;
+  }
+}
+
 /* ---- rows ---- */
 
 /* exp by 2^n * exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7: relative error
@@ -441,6 +474,8 @@ const cpu_kernels cpu_kernels_avx512 = {
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,
+    .q8_floats = q8_floats,
+    .q4_floats = q4_floats,
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,

@@ -139,6 +139,22 @@ static inline int32_t q4_weight(const unsigned char *quants, size_t c, size_t i)
 BLOCK_TILE(q8, 512)
 BLOCK_TILE(q4, 256)
 
+#define BLOCK_FLOATS(format, block_bytes)                                                          \
+  static void format##_floats(const void *quants, const uint16_t *scales, size_t n_blocks,         \
+                              float *out) {                                                        \
+    for (size_t i = 0; i < n_blocks * CPU_BLOCK; i++)                                              \
+      for (size_t c = 0; c < CPU_PANEL_COLUMNS; c++) {                                             \
+        const size_t b = i / CPU_BLOCK;                                                            \
+        const int32_t weight =                                                                     \
+            format##_weight((const unsigned char *)quants + b * (block_bytes), c, i % CPU_BLOCK);  \
+        out[i * CPU_PANEL_COLUMNS + c] =                                                           \
+            cs_f32_from_f16(scales[b * CPU_PANEL_COLUMNS + c]) * (float)weight;                    \
+      }                                                                                            \
+  }
+
+BLOCK_FLOATS(q8, 512)
+BLOCK_FLOATS(q4, 256)
+
 /* ---- rows ---- */
 
 static float exp_sum(float *x, size_t n, float shift) {
@@ -181,6 +197,8 @@ const cpu_kernels cpu_kernels_generic = {
     .quantize_row = quantize_row,
     .q8_tile = q8_tile,
     .q4_tile = q4_tile,
+    .q8_floats = q8_floats,
+    .q4_floats = q4_floats,
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,

@@ -122,7 +122,8 @@ static bool check_written(cs_op_answer *answer, const char *name, const cs_tenso
   return cpu_check_rows(answer, name, x, x->dtype, n, cache->dims[2] * cache->dims[3]);
 }
 
-static bool check_write(const cs_op *op, cs_op_answer *answer) {
+static bool check_write(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *k = &op->operands[0], *v = &op->operands[1];
   const uint64_t n = cs_sdk_tensor_rows(k);
   if (cpu_present(v) != cpu_present(&op->operands[3]))
@@ -192,7 +193,8 @@ typedef struct wire_job {
 
 #define SUM_PIECE_WORDS 16384
 
-static bool check_wire(const cs_op *op, cs_op_answer *answer) {
+static bool check_wire(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *wire = &op->operands[0], *k = &op->operands[2], *v = &op->operands[3];
   const cs_tensor *table = &op->operands[4];
   if (!cpu_is_float(wire->dtype) || wire->layout != CS_LAYOUT_PLAIN || wire->rank != 1)
@@ -311,7 +313,9 @@ const cpu_op_entry cpu_op_kv_scatter = {.check = check_wire, .run = run_scatter}
 
 /* ---- kv_copy_blocks ---- */
 
-static bool check_copy_blocks(const cs_op *op, cs_op_answer *answer) {
+static bool check_copy_blocks(const cs_plugin_device *device, const cs_op *op,
+                              cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *pairs = &op->operands[2];
   answer->error_class = CS_ERROR_EXACT;
   return cpu_check_kv(answer, "k_cache", &op->operands[0]) &&

@@ -1,16 +1,19 @@
 /* Matmul, plain and by experts. Rows of x that meet the same weights are put into panels of up to
  * 12 rows (one after the other for a plain matmul, sorted by expert for a mixture); then every item
  * of work is one panel of 16 columns of one weight matrix against all of its panels of x, so that
- * weights leave memory once. Panels of x are made in the workspace: quantized for block formats,
- * transposed for float formats, whose n_in is taken in pieces that stay in the second-level
- * cache. */
+ * weights leave memory once. Panels of x are made in the workspace: quantized to int8, or, where
+ * the arithmetic is float, transposed; then n_in is taken in pieces that stay in a cache. Weights
+ * in blocks go either way: int8 is faster and float is exact, so matrices too small to take much
+ * time are multiplied as floats. */
 #include "ops.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MAX_EXPERTS    1024
-#define FLOAT_DEPTH    2048 /* elements of n_in in one pass */
+#define FLOAT_DEPTH    2048                /* elements of n_in in one pass */
+#define VALUES_DEPTH   256                 /* likewise where blocks are first made floats */
+#define INT8_ELEMENTS  (UINT64_C(1) << 20) /* of the smallest matrix that int8 is chosen for */
 #define PASS_PANELS    16
 #define PIECE_BYTES    (UINT64_C(128) << 10)
 #define WORKSPACE_UNIT 64
@@ -31,6 +34,7 @@ typedef struct row_group {
 typedef struct matmul_job {
   const cpu_kernels *kernels;
   const cs_plugin_memory *weight;
+  bool int8; /* x is quantized */
   cpu_rows out;
   cpu_rows x;
   cpu_rows residual; /* data NULL where absent */
@@ -57,9 +61,15 @@ typedef struct matmul_space {
   uint64_t bytes;
 } matmul_space;
 
+static bool uses_int8(const cs_plugin_device *device, uint32_t dtype, uint64_t n_out,
+                      uint64_t n_in) {
+  if (cpu_is_float(dtype) || device->int8 == CPU_INT8_NEVER) return false;
+  return device->int8 == CPU_INT8_ALWAYS || n_out * n_in >= INT8_ELEMENTS;
+}
+
 /* Bytes that one row of x takes in its panel. */
-static uint64_t x_row_bytes(uint32_t dtype, uint64_t n_in) {
-  return cpu_is_float(dtype) ? n_in * sizeof(float) : n_in / CPU_BLOCK * CPU_PANEL_BLOCK_BYTES(1);
+static uint64_t x_row_bytes(bool int8, uint64_t n_in) {
+  return int8 ? n_in / CPU_BLOCK * CPU_PANEL_BLOCK_BYTES(1) : n_in * sizeof(float);
 }
 
 static uint64_t take(uint64_t *bytes, uint64_t more) {
@@ -69,10 +79,10 @@ static uint64_t take(uint64_t *bytes, uint64_t more) {
 }
 
 /* Where everything lies for n_rows rows of x times n_experts matrices (1: plain). */
-static matmul_space plan_space(uint32_t dtype, uint64_t n_rows, uint64_t n_in, uint64_t n_experts) {
+static matmul_space plan_space(bool int8, uint64_t n_rows, uint64_t n_in, uint64_t n_experts) {
   const uint64_t n_groups = n_experts < n_rows ? n_experts : n_rows;
   matmul_space space = {0};
-  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(dtype, n_in));
+  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(int8, n_in));
   space.panels = take(&space.bytes, (n_rows / CPU_PANEL_ROWS + n_groups) * sizeof(row_panel));
   space.groups = take(&space.bytes, n_groups * sizeof(row_group));
   space.order = take(&space.bytes, n_experts > 1 ? n_rows * sizeof(uint32_t) : 0);
@@ -104,8 +114,7 @@ static const float *x_row(const matmul_job *job, uint64_t sorted) {
 }
 
 static unsigned char *panel_bytes(const matmul_job *job, const row_panel *panel) {
-  const cpu_packed *packed = &job->weight->packed;
-  return job->x_bytes + panel->first * x_row_bytes(packed->dtype, packed->n_in);
+  return job->x_bytes + panel->first * x_row_bytes(job->int8, job->weight->packed.n_in);
 }
 
 static void fill_panels(void *context, uint64_t begin, uint64_t end) {
@@ -118,7 +127,7 @@ static void fill_panels(void *context, uint64_t begin, uint64_t end) {
     for (uint32_t r = 0; r < panel->n; r++) {
       const float *x = x_row(job, panel->first + r);
       float *transposed = (float *)(void *)panel_bytes(job, panel) + r;
-      if (!cpu_is_float(packed->dtype))
+      if (job->int8)
         job->kernels->quantize_row(x, packed->n_in / CPU_BLOCK, r, panel->n, offset,
                                    panel_bytes(job, panel));
       else
@@ -162,6 +171,33 @@ static void block_tiles(const matmul_job *job, const row_panel *panels, uint32_t
         sums[p]);
 }
 
+/* One piece of float weights against all panels. */
+static void float_piece(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                        uint32_t float_index, const void *weights, uint64_t first, uint64_t n,
+                        tile_sums *sums) {
+  for (uint32_t p = 0; p < n_panels; p++)
+    job->kernels->float_tile[float_index](
+        panels[p].n, (const float *)(void *)panel_bytes(job, &panels[p]) + first * panels[p].n,
+        weights, n, sums[p]);
+}
+
+static void value_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                        const unsigned char *weights, tile_sums *sums) {
+  const cpu_packed *packed = &job->weight->packed;
+  const bool eight = packed->dtype == CS_DTYPE_Q8_0;
+  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
+  const uint64_t quant_bytes = packed->scales_bytes / packed->n_in; /* an element of 16 columns */
+  _Alignas(64) float values[VALUES_DEPTH * CPU_PANEL_COLUMNS];
+  memset(sums, 0, n_panels * sizeof *sums);
+  for (uint64_t i = 0; i < packed->n_in; i += VALUES_DEPTH) {
+    const uint64_t left = packed->n_in - i, n = left < VALUES_DEPTH ? left : VALUES_DEPTH;
+    (eight ? job->kernels->q8_floats : job->kernels->q4_floats)(
+        weights + i * quant_bytes, scales + i / CPU_BLOCK * CPU_PANEL_COLUMNS, n / CPU_BLOCK,
+        values);
+    float_piece(job, panels, n_panels, cpu_float_index(CS_DTYPE_F32), values, i, n, sums);
+  }
+}
+
 static void float_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
                         const unsigned char *weights, tile_sums *sums) {
   const cpu_packed *packed = &job->weight->packed;
@@ -169,11 +205,9 @@ static void float_tiles(const matmul_job *job, const row_panel *panels, uint32_t
   memset(sums, 0, n_panels * sizeof *sums);
   for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
     const uint64_t left = packed->n_in - i;
-    for (uint32_t p = 0; p < n_panels; p++)
-      job->kernels->float_tile[index](
-          panels[p].n, (const float *)(void *)panel_bytes(job, &panels[p]) + i * panels[p].n,
-          weights + i * CPU_PANEL_COLUMNS * cpu_float_bytes(packed->dtype),
-          left < FLOAT_DEPTH ? left : FLOAT_DEPTH, sums[p]);
+    float_piece(job, panels, n_panels, index,
+                weights + i * CPU_PANEL_COLUMNS * cpu_float_bytes(packed->dtype), i,
+                left < FLOAT_DEPTH ? left : FLOAT_DEPTH, sums);
   }
 }
 
@@ -188,7 +222,9 @@ static void multiply_unit(const matmul_job *job, const row_group *group, uint64_
   for (uint32_t first = 0; first < group->n_panels; first += PASS_PANELS) {
     const row_panel *panels = &job->panels[group->first_panel + first];
     const uint32_t rest = group->n_panels - first, n = rest < PASS_PANELS ? rest : PASS_PANELS;
-    (cpu_is_float(packed->dtype) ? float_tiles : block_tiles)(job, panels, n, weights, sums);
+    (job->int8                     ? block_tiles
+     : cpu_is_float(packed->dtype) ? float_tiles
+                                   : value_tiles)(job, panels, n, weights, sums);
     for (uint32_t p = 0; p < n; p++)
       for (uint32_t r = 0; r < panels[p].n; r++)
         store_columns(job, panels[p].first + r, column, n_columns, sums[p] + r * CPU_PANEL_COLUMNS);
@@ -229,17 +265,18 @@ static bool check_weight(cs_op_answer *answer, const cs_tensor *weight, uint32_t
   const uint64_t n_in = weight->dims[rank - 1];
   if (!cpu_is_float(dtype) && n_in % CPU_BLOCK != 0)
     return cpu_no(answer, "%llu inputs are not whole blocks", (unsigned long long)n_in);
-  answer->error_class = cpu_is_float(dtype) ? CS_ERROR_F32 : CS_ERROR_INT8;
   return true;
 }
 
-static bool check_matmul(const cs_op *op, cs_op_answer *answer) {
+static bool check_matmul(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
   const cs_tensor *out = &op->operands[0], *x = &op->operands[1], *weight = &op->operands[2];
   const cs_tensor *bias = &op->operands[3], *residual = &op->operands[4];
   if (!check_weight(answer, weight, 2)) return false;
   const uint64_t n = cs_sdk_tensor_rows(out), n_out = weight->dims[0], n_in = weight->dims[1];
   if (n > UINT32_MAX) return cpu_no(answer, "%llu rows", (unsigned long long)n);
-  answer->workspace_bytes = plan_space(weight->dtype, n, n_in, 1).bytes;
+  const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
+  answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
+  answer->workspace_bytes = plan_space(int8, n, n_in, 1).bytes;
   return cpu_check_rows(answer, "x", x, CS_DTYPE_F32, n, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n, n_out) &&
          (!cpu_present(bias) || cpu_check_vector(answer, "bias", bias, CS_DTYPE_F32, n_out)) &&
@@ -253,6 +290,7 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   const cs_tensor *weight = &op->operands[2];
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
+                    .int8 = uses_int8(run->device, weight->dtype, weight->dims[0], weight->dims[1]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1]),
                     .soft_cap = params->soft_cap,
@@ -264,7 +302,7 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   if (cpu_present(&op->operands[4])) job.residual = cpu_rows_of(&op->operands[4]);
   if (job.out.n == 0) return CS_OK;
   job.n_rows = job.out.n;
-  const matmul_space space = plan_space(weight->dtype, job.n_rows, weight->dims[1], 1);
+  const matmul_space space = plan_space(job.int8, job.n_rows, weight->dims[1], 1);
   bind_space(&job, run->workspace, &space);
   add_group(&job, 0, 0, job.n_rows);
   multiply(run, &job);
@@ -275,7 +313,8 @@ const cpu_op_entry cpu_op_matmul = {.check = check_matmul, .run = run_matmul};
 
 /* ---- moe_matmul ---- */
 
-static bool check_moe_matmul(const cs_op *op, cs_op_answer *answer) {
+static bool check_moe_matmul(const cs_plugin_device *device, const cs_op *op,
+                             cs_op_answer *answer) {
   const cs_tensor *out = &op->operands[0], *x = &op->operands[1], *weight = &op->operands[2];
   const cs_tensor *ids = &op->operands[3];
   if (!check_weight(answer, weight, 3)) return false;
@@ -286,7 +325,9 @@ static bool check_moe_matmul(const cs_op *op, cs_op_answer *answer) {
   if (k == 0 || n * k > UINT32_MAX || (x_rows != n && x_rows != n * k))
     return cpu_no(answer, "%llu rows of x for %llu times %llu experts", (unsigned long long)x_rows,
                   (unsigned long long)n, (unsigned long long)k);
-  answer->workspace_bytes = plan_space(weight->dtype, n * k, n_in, n_experts + 1).bytes;
+  const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
+  answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
+  answer->workspace_bytes = plan_space(int8, n * k, n_in, n_experts + 1).bytes;
   return cpu_check_plain(answer, "ids", ids, CS_DTYPE_I32) &&
          cpu_check_rows(answer, "x", x, CS_DTYPE_F32, x_rows, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n * k, n_out);
@@ -326,12 +367,12 @@ static cs_status run_moe_matmul(const cpu_run *run, const cs_op *op, cs_error *e
   const cpu_rows ids = cpu_rows_of(&op->operands[3]);
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
+                    .int8 = uses_int8(run->device, weight->dtype, weight->dims[1], weight->dims[2]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1])};
   if (job.out.n == 0) return CS_OK;
   job.out_rows_per_x = job.x.n == ids.n ? ids.columns : 1;
-  const matmul_space space =
-      plan_space(weight->dtype, job.out.n, weight->dims[2], weight->dims[0] + 1);
+  const matmul_space space = plan_space(job.int8, job.out.n, weight->dims[2], weight->dims[0] + 1);
   bind_space(&job, run->workspace, &space);
   const cs_status status =
       sort_by_expert(&job, &ids, (uint32_t *)(void *)(run->workspace + space.order), error);

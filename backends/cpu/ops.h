@@ -16,7 +16,7 @@ typedef struct cpu_run {
 typedef struct cpu_op_entry {
   /* False with answer->reason set when the op is not served; else fills error class and
    * workspace. */
-  bool (*check)(const cs_op *op, cs_op_answer *answer);
+  bool (*check)(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer);
   /* Runs on the stream's thread with the device's turn. */
   cs_status (*run)(const cpu_run *run, const cs_op *op, cs_error *error);
 } cpu_op_entry;

@@ -21,7 +21,8 @@ typedef struct gather_job {
   _Atomic int64_t bad_id; /* one that lies outside the table, -1 none */
 } gather_job;
 
-static bool check_gather(const cs_op *op, cs_op_answer *answer) {
+static bool check_gather(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *table = &op->operands[1];
   if (table->rank != 2) return cpu_no(answer, "table is not a matrix");
   if (table->layout == CS_LAYOUT_PLAIN && !cpu_is_float(table->dtype))
@@ -95,7 +96,8 @@ typedef struct norm_job {
   bool centred;
 } norm_job;
 
-static bool check_norm(const cs_op *op, cs_op_answer *answer) {
+static bool check_norm(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *add = &op->operands[3], *sum = &op->operands[4];
   const cs_rms_norm_params *params = op->params;
   const uint64_t n = cs_sdk_tensor_rows(out), d = cs_sdk_tensor_columns(out);
@@ -178,7 +180,8 @@ typedef struct rope_job {
   float magnitude;
 } rope_job;
 
-static bool check_rope(const cs_op *op, cs_op_answer *answer) {
+static bool check_rope(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *x = &op->operands[1];
   const cs_rope_params *params = op->params;
   if (!cpu_check_plain(answer, "x", x, CS_DTYPE_F32)) return false;

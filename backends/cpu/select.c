@@ -24,7 +24,8 @@ typedef struct select_job {
   const cs_moe_route_params *route;
 } select_job;
 
-static bool check_argmax(const cs_op *op, cs_op_answer *answer) {
+static bool check_argmax(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *x = &op->operands[1];
   answer->error_class = CS_ERROR_EXACT;
   if (cpu_check_plain(answer, "x", x, CS_DTYPE_F32) &&
@@ -72,7 +73,8 @@ static void select_largest(const float *x, uint64_t n, int32_t *ids, uint64_t k)
   }
 }
 
-static bool check_top_k(const cs_op *op, cs_op_answer *answer) {
+static bool check_top_k(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *values = &op->operands[0], *x = &op->operands[2];
   const uint64_t k = cs_sdk_tensor_columns(values), d = cs_sdk_tensor_columns(x);
   if (k == 0 || k > d || d > INT32_MAX)
@@ -108,7 +110,8 @@ const cpu_op_entry cpu_op_top_k = {.check = check_top_k, .run = run_top_k};
 
 /* ---- moe_route ---- */
 
-static bool check_route(const cs_op *op, cs_op_answer *answer) {
+static bool check_route(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *ids = &op->operands[0], *logits = &op->operands[2], *bias = &op->operands[3];
   const cs_moe_route_params *params = op->params;
   const uint64_t n = cs_sdk_tensor_rows(logits), n_experts = cs_sdk_tensor_columns(logits);
@@ -186,7 +189,8 @@ typedef struct combine_job {
   cpu_rows residual; /* data NULL where absent */
 } combine_job;
 
-static bool check_combine(const cs_op *op, cs_op_answer *answer) {
+static bool check_combine(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
+  (void)device;
   const cs_tensor *out = &op->operands[0], *weights = &op->operands[2];
   const cs_tensor *residual = &op->operands[3];
   const uint64_t n = cs_sdk_tensor_rows(out), d = cs_sdk_tensor_columns(out);

@@ -18,6 +18,14 @@
 static const uint32_t weight_dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16, CS_DTYPE_Q8_0,
                                          CS_DTYPE_Q4_0};
 static const char *const kernels[] = {"generic", "avx2", "avx512"};
+static const char *const int8_modes[] = {"always", "never"};
+
+/* Opens variant v of the kernels and of int8; false when this machine has no such kernels. */
+static bool open_variant(cpu_harness *h, size_t v, const char *threads) {
+  return harness_open_int8(h, kernels[v / 2], threads, int8_modes[v % 2]);
+}
+
+#define N_VARIANTS (2 * sizeof kernels / sizeof *kernels)
 
 static double limit_of(uint32_t error_class) {
   return error_class == CS_ERROR_INT8 ? CS_NMSE_LIMIT_INT8 : CS_NMSE_LIMIT_F32;
@@ -105,9 +113,9 @@ static void matmul_agrees_with_float64(void **state) {
   static const uint64_t shapes[][3] = {{20, 1, 32},   {1, 16, 64},   {2, 17, 96},    {5, 31, 32},
                                        {6, 33, 160},  {7, 64, 32},   {12, 15, 64},   {13, 48, 96},
                                        {25, 100, 64}, {100, 40, 96}, {1, 300, 2080}, {3, 5, 1120}};
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t v = 0; v < N_VARIANTS; v++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "3")) continue;
+    if (!open_variant(&h, v, "3")) continue;
     for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++)
       for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         check_matmul(&h, weight_dtypes[d], shapes[s][0], shapes[s][1], shapes[s][2], s % 2);
@@ -118,12 +126,39 @@ static void matmul_agrees_with_float64(void **state) {
   }
 }
 
+static uint32_t class_of(const char *int8, uint64_t n_out, uint64_t n_in) {
+  cpu_harness h;
+  assert_true(harness_open_int8(&h, "generic", "1", int8));
+  weights w = make_weights(CS_DTYPE_Q8_0, n_out, n_in);
+  cs_tensor operands[5] = {
+      harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){1, n_out}),
+      harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){1, n_in}),
+      harness_packed(&h, w.dtype, CS_USAGE_MATMUL, w.data, w.bytes, 2, (uint64_t[]){n_out, n_in}),
+      {.struct_size = sizeof(cs_tensor)},
+      {.struct_size = sizeof(cs_tensor)}};
+  cs_matmul_params params = {.struct_size = sizeof params};
+  cs_op_answer answer;
+  assert_true(harness_allows(&h, CS_OP_MATMUL, operands, 5, &params, &answer));
+  harness_free(&h, operands, 5);
+  free_weights(&w);
+  harness_close(&h);
+  return answer.error_class;
+}
+
+static void only_large_matrices_round_activations(void **state) {
+  (void)state;
+  assert_int_equal(class_of("auto", 1024, 992), CS_ERROR_F32);
+  assert_int_equal(class_of("auto", 1024, 1024), CS_ERROR_INT8);
+  assert_int_equal(class_of("always", 32, 32), CS_ERROR_INT8);
+  assert_int_equal(class_of("never", 1024, 1024), CS_ERROR_F32);
+}
+
 static void infinity_in_a_row_stays_in_that_row(void **state) {
   (void)state;
   const uint64_t n_out = 20, n_in = 64;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t v = 0; v < N_VARIANTS; v++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "1")) continue;
+    if (!open_variant(&h, v, "1")) continue;
     for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
       weights w = make_weights(weight_dtypes[d], n_out, n_in);
       float x[3 * 64];
@@ -181,9 +216,9 @@ static void check_moe(cpu_harness *h, uint32_t dtype, uint64_t n, uint64_t k, ui
 
 static void every_row_meets_its_own_expert(void **state) {
   (void)state;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t v = 0; v < N_VARIANTS; v++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "2")) continue;
+    if (!open_variant(&h, v, "2")) continue;
     for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
       check_moe(&h, weight_dtypes[d], 1, 2, 4, true);
       check_moe(&h, weight_dtypes[d], 40, 2, 4, true);
@@ -250,6 +285,7 @@ int main(void) {
   printf("seed %llu\n", (unsigned long long)harness_seed);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(matmul_agrees_with_float64),
+      cmocka_unit_test(only_large_matrices_round_activations),
       cmocka_unit_test(infinity_in_a_row_stays_in_that_row),
       cmocka_unit_test(every_row_meets_its_own_expert),
       cmocka_unit_test(an_unknown_expert_poisons_the_stream),
