@@ -179,7 +179,7 @@ uint64_t cs_engine_needed_bytes(const cs_engine *engine, uint32_t device) {
   return cache > UINT64_MAX - weights ? UINT64_MAX : weights + cache;
 }
 
-/* ---- loading ---- */
+/* ---- binding ---- */
 
 static cs_status resolve(void *user, cs_device *device, const cs_value_info *value,
                          cs_tensor *tensor, cs_error *error) {
@@ -199,26 +199,6 @@ static cs_status resolve(void *user, cs_device *device, const cs_value_info *val
   tensor->rank = plane.rank;
   memcpy(tensor->dims, plane.dims, sizeof tensor->dims);
   return CS_OK;
-}
-
-cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *user,
-                         cs_error *error) {
-  const cs_engine_options *const options = &engine->options;
-  cs_status status = cs_kv_cache_create(&engine->form, engine->placement, options->primary,
-                                        options->fallback, &engine->cache, error);
-  if (status) return status;
-  status =
-      cs_kv_pool_create(engine->form.n_blocks, engine->form.block_tokens, &engine->pool, error);
-  if (status) return status;
-  status = cs_weights_load(options->model, engine->largest, engine->placement, options->primary,
-                           options->fallback, progress, user, &engine->weights, error);
-  if (status) return status;
-  const cs_executor_options executor = {.placement = engine->placement,
-                                        .largest = engine->largest,
-                                        .resolve = resolve,
-                                        .user = engine,
-                                        .timeout_us = options->step_timeout_us};
-  return cs_executor_create(&executor, &engine->executor, error);
 }
 
 const cs_engine_options *cs_engine_get_options(const cs_engine *engine) {
@@ -381,4 +361,50 @@ cs_status cs_engine_wait(cs_engine *engine, const float **logits, const int32_t 
   if (logits) *logits = cs_step_output(engine->running, CS_OUTPUT_LOGITS, &bytes);
   if (argmax) *argmax = cs_step_output(engine->running, CS_OUTPUT_ARGMAX, &bytes);
   return CS_OK;
+}
+
+/* ---- loading, with a first run ---- */
+
+#define WARM_UP_ROWS 32 /* enough for the kernels of many rows */
+
+/* One step of padding: it reads and writes no sequence. */
+static cs_status run_padding(cs_engine *engine, uint32_t n_tokens, cs_error *error) {
+  const step_shape shape = {
+      .n_tokens = n_tokens, .n_seqs = 1, .n_logit_rows = 1, .goal = CS_FORWARD_ARGMAX};
+  cs_status status = find_step(engine, &shape, error);
+  if (status) return status;
+  cs_step *const step = engine->steps[0].step;
+  write_inputs(engine, &(cs_batch){0}, &shape, step);
+  status = cs_step_run(step, NULL, NULL, error);
+  return status ? status : cs_step_wait(step, error);
+}
+
+/* A driver that compiles when a kernel first runs does so now, and not in the first request. */
+static cs_status warm_up(cs_engine *engine, cs_error *error) {
+  const cs_device_properties *properties = cs_device_get_properties(engine->options.primary);
+  if (properties->flags & CS_DEVICE_HOST_RESIDENT) return CS_OK;
+  const cs_status status = run_padding(engine, 1, error);
+  if (status || engine->max_tokens < WARM_UP_ROWS) return status;
+  return run_padding(engine, WARM_UP_ROWS, error);
+}
+
+cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *user,
+                         cs_error *error) {
+  const cs_engine_options *const options = &engine->options;
+  cs_status status = cs_kv_cache_create(&engine->form, engine->placement, options->primary,
+                                        options->fallback, &engine->cache, error);
+  if (status) return status;
+  status =
+      cs_kv_pool_create(engine->form.n_blocks, engine->form.block_tokens, &engine->pool, error);
+  if (status) return status;
+  status = cs_weights_load(options->model, engine->largest, engine->placement, options->primary,
+                           options->fallback, progress, user, &engine->weights, error);
+  if (status) return status;
+  const cs_executor_options executor = {.placement = engine->placement,
+                                        .largest = engine->largest,
+                                        .resolve = resolve,
+                                        .user = engine,
+                                        .timeout_us = options->step_timeout_us};
+  status = cs_executor_create(&executor, &engine->executor, error);
+  return status ? status : warm_up(engine, error);
 }
