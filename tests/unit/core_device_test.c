@@ -370,6 +370,8 @@ static void broken_ops_never_reach_the_plugin(void **state) {
   REFUSED("struct_size");
   t[1].dtype = CS_DTYPE_NONE;
   REFUSED("op 0 add: operand 1 is missing");
+  t[2].dtype = CS_DTYPE_NONE;
+  REFUSED("op 0 add: operand 2 is missing");
   t[2].rank = 5;
   REFUSED("operand 2 has a rank");
   t[0].dims[1] = 0;

@@ -56,6 +56,10 @@ static void conversion_rounds_to_even(void **state) {
   uint16_t to[4];
   assert_int_equal(cs_dtype_convert(CS_DTYPE_F16, to, CS_DTYPE_F32, from, 4), CS_OK);
   assert_memory_equal(to, expected, sizeof to);
+  const float from_bf16[] = {1.0f + 0x1p-8f, 1.0f + 0x1.8p-7f, 1.0f + 0x1.02p-8f, 0x1.ffp127f};
+  const uint16_t expected_bf16[] = {0x3f80, 0x3f82, 0x3f81, 0x7f80};
+  assert_int_equal(cs_dtype_convert(CS_DTYPE_BF16, to, CS_DTYPE_F32, from_bf16, 4), CS_OK);
+  assert_memory_equal(to, expected_bf16, sizeof to);
 }
 
 static void integers_are_not_converted(void **state) {

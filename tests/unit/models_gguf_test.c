@@ -230,6 +230,11 @@ static void counts_beyond_the_file_are_refused(void **state) {
     add_key(&text, "key", 8, &counts[i], 8);
     assert_refused(&text, CS_CORRUPT, "leaves the file");
   }
+  gguf_builder wide = {0}; /* fewer elements than bytes are left, but of eight bytes each */
+  add_array(&wide, "key", 10, 20);
+  for (int i = 0; i < 5; i++)
+    put_u64(&wide.keys, 0);
+  assert_refused(&wide, CS_CORRUPT, "an array of 20 elements leaves the file");
 }
 
 static void wrong_values_are_refused(void **state) {

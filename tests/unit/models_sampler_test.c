@@ -108,6 +108,14 @@ static void draws_follow_the_probabilities(void **state) {
   assert_shares(squared, (double[]){1.0 / 30, 16.0 / 30, 9.0 / 30, 4.0 / 30});
 }
 
+/* Probabilities that are exact in binary: the sum meets top_p with the second token. */
+static void top_p_ends_with_the_token_that_meets_it(void **state) {
+  (void)state;
+  const cs_sampler_params params = {.temperature = 1, .top_p = 0.5f, .seed = 9};
+  for (uint64_t position = 0; position < 100; position++)
+    assert_in_range(sample(params, position, (float[]){1, 1, 1, 1}, 4), 0, 1);
+}
+
 static void filters_apply_before_the_temperature(void **state) {
   (void)state;
   const cs_sampler_params params = {
@@ -176,6 +184,7 @@ int main(void) {
       cmocka_unit_test(without_a_finite_logit_there_is_no_token),
       cmocka_unit_test(parameters_out_of_range_are_named),
       cmocka_unit_test(draws_follow_the_probabilities),
+      cmocka_unit_test(top_p_ends_with_the_token_that_meets_it),
       cmocka_unit_test(filters_apply_before_the_temperature),
       cmocka_unit_test(an_infinite_logit_takes_all),
       cmocka_unit_test(draws_are_the_same_on_every_machine),

@@ -98,6 +98,16 @@ static void devices_of_one_memory_need_room_for_two_copies(void **state) {
   assert_true(both.fits);
 }
 
+static void each_device_needs_room_of_its_own(void **state) {
+  (void)state;
+  cs_stage_device devices[2] = {device(1e12, 1e11, "a"), device(1e12, 1e11, "b")};
+  devices[0].memory_bytes = 500000000;
+  cs_prediction p[4];
+  assert_int_equal(best_of_pairs(devices, &usual, p), 3);
+  for (size_t i = 0; i < 3; i++)
+    assert_false(p[i].fits);
+}
+
 static void a_context_that_is_too_long_does_not_fit(void **state) {
   (void)state;
   cs_stage_device one = device(1e12, 1e11, "");
@@ -164,6 +174,7 @@ int main(void) {
       cmocka_unit_test(one_device_serves_both_stages_when_it_is_better_at_both),
       cmocka_unit_test(transfer_is_hidden_by_prefill_unless_they_share_cores),
       cmocka_unit_test(devices_of_one_memory_need_room_for_two_copies),
+      cmocka_unit_test(each_device_needs_room_of_its_own),
       cmocka_unit_test(a_context_that_is_too_long_does_not_fit),
       cmocka_unit_test(an_slo_outweighs_total_time),
       cmocka_unit_test(a_rate_asks_for_stages_that_overlap),

@@ -25,6 +25,19 @@ static void accepted_tokens_follow_the_prompt(void **state) {
   cs_journal_destroy(journal);
 }
 
+static void a_token_may_come_twice_in_a_row(void **state) {
+  (void)state;
+  cs_journal *const journal = cs_journal_create();
+  cs_journal_entry *entry;
+  assert_int_equal(cs_journal_open(journal, 7, prompt, 3, 3, &greedy, &entry, NULL), CS_OK);
+  for (uint32_t i = 0; i < 3; i++)
+    assert_int_equal(cs_journal_accept(entry, i, 40, NULL), CS_OK);
+  assert_int_equal(entry->n_tokens, 6);
+  for (uint32_t i = 3; i < 6; i++)
+    assert_int_equal(entry->tokens[i], 40);
+  cs_journal_destroy(journal);
+}
+
 static void tokens_out_of_order_are_refused(void **state) {
   (void)state;
   cs_journal *const journal = cs_journal_create();
@@ -55,6 +68,7 @@ static void entries_are_found_until_closed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(accepted_tokens_follow_the_prompt),
+      cmocka_unit_test(a_token_may_come_twice_in_a_row),
       cmocka_unit_test(tokens_out_of_order_are_refused),
       cmocka_unit_test(entries_are_found_until_closed),
   };
