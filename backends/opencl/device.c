@@ -4,19 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GPU_GROUP_ITEMS 256        /* the largest group of the gpu variant */
-#define GPU_LOCAL_BYTES (9 * 1024) /* and its local memory */
-
-static cs_status parse_variant(const char *text, opencl_variant *out, cs_error *error) {
-  if (strcmp(text, "cpu") == 0)
-    *out = OPENCL_VARIANT_CPU;
-  else if (strcmp(text, "gpu") == 0)
-    *out = OPENCL_VARIANT_GPU;
-  else
-    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "variant=%.32s: must be cpu or gpu", text);
-  return CS_OK;
-}
-
 static cs_status parse_cache(const char *text, bool *out, cs_error *error) {
   const bool on = strcmp(text, "on") == 0;
   if (!on && strcmp(text, "off") != 0)
@@ -29,11 +16,12 @@ static cs_status parse_cache(const char *text, bool *out, cs_error *error) {
 static cs_status read_options(cs_plugin_device *device, const cs_option *options,
                               uint32_t n_options, uint32_t stride, cs_error *error) {
   const char *forced = getenv("CONSORT_OPENCL_VARIANT");
-  cs_status status = forced && *forced ? parse_variant(forced, &device->variant, error) : CS_OK;
+  cs_status status =
+      forced && *forced ? clc_parse_variant(forced, &device->common.variant, error) : CS_OK;
   for (uint32_t i = 0; i < n_options && status == CS_OK; i++) {
     const cs_option *option = (const cs_option *)(const void *)((const char *)options + i * stride);
     if (strcmp(option->key, "variant") == 0)
-      status = parse_variant(option->value, &device->variant, error);
+      status = clc_parse_variant(option->value, &device->common.variant, error);
     else if (strcmp(option->key, "cache") == 0)
       status = parse_cache(option->value, &device->use_cache, error);
     else
@@ -50,13 +38,7 @@ static cs_status check_groups(const cs_plugin_device *device, cs_error *error) {
   clGetDeviceInfo(device->found.device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof items, &items, NULL);
   clGetDeviceInfo(device->found.device, CL_DEVICE_LOCAL_MEM_SIZE, sizeof local_bytes, &local_bytes,
                   NULL);
-  if (device->variant == OPENCL_VARIANT_GPU &&
-      (items < GPU_GROUP_ITEMS || local_bytes < GPU_LOCAL_BYTES))
-    return cs_sdk_error(error, CS_UNSUPPORTED, 0,
-                        "the device has groups of %zu items and %llu bytes of local memory, "
-                        "the gpu kernels need %d and %d",
-                        items, (unsigned long long)local_bytes, GPU_GROUP_ITEMS, GPU_LOCAL_BYTES);
-  return CS_OK;
+  return clc_check_groups(device->common.variant, items, local_bytes, error);
 }
 
 static cs_status create_context(cs_plugin_device *device, cs_error *error) {
@@ -81,11 +63,12 @@ cs_status opencl_device_open(cs_plugin_instance *instance, uint32_t index, const
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
   memset(device, 0, sizeof *device);
-  device->host = host;
+  device->common.host = host;
+  device->common.driver = &opencl_driver;
   device->found = instance->devices[index];
   device->index = index;
   device->use_cache = true;
-  device->variant = opencl_variant_default(device->found.device);
+  device->common.variant = opencl_default_variant(device->found.device);
   cs_status status = read_options(device, options, n_options, option_stride, error);
   if (status == CS_OK) status = check_groups(device, error);
   if (status == CS_OK) status = create_context(device, error);
@@ -98,9 +81,9 @@ cs_status opencl_device_open(cs_plugin_instance *instance, uint32_t index, const
   clGetDeviceInfo(device->found.device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest,
                   NULL);
   device->max_allocation_bytes = largest;
-  opencl_describe(&device->found, device->variant, index, &device->properties);
+  opencl_describe(&device->found, device->common.variant, index, &device->properties);
   device->memory_bytes = device->properties.memory_bytes;
-  device->n_units = device->properties.concurrency;
+  device->common.n_units = device->properties.concurrency;
   *out = device;
   return CS_OK;
 
@@ -119,7 +102,7 @@ void opencl_device_close(cs_plugin_device *device) {
   pthread_mutex_destroy(&device->mutex);
   clReleaseCommandQueue(device->transfers);
   clReleaseContext(device->context);
-  device->host->deallocate(device->host->context, device);
+  device->common.host->deallocate(device->common.host->context, device);
 }
 
 cs_status opencl_device_properties(cs_plugin_device *device, cs_device_properties *out,

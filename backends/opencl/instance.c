@@ -117,8 +117,8 @@ static cl_device_type device_type(cl_device_id device) {
   return type;
 }
 
-opencl_variant opencl_variant_default(cl_device_id device) {
-  return device_type(device) & CL_DEVICE_TYPE_CPU ? OPENCL_VARIANT_CPU : OPENCL_VARIANT_GPU;
+clc_variant opencl_default_variant(cl_device_id device) {
+  return device_type(device) & CL_DEVICE_TYPE_CPU ? CLC_VARIANT_CPU : CLC_VARIANT_GPU;
 }
 
 static bool has_extension(cl_device_id device, const char *name) {
@@ -140,7 +140,7 @@ static void describe_uuid(cl_device_id device, char *out, size_t bytes) {
 
 /* "PoCL 3.1+debian" from "OpenCL 3.0 PoCL 3.1+debian  Linux, ...": what follows the standard's
  * version, up to two spaces or a comma. */
-static void describe_driver(const opencl_found *found, opencl_variant variant, char *out,
+static void describe_driver(const opencl_found *found, clc_variant variant, char *out,
                             size_t bytes) {
   char version[TEXT_BYTES], driver[TEXT_BYTES];
   opencl_platform_text(found->platform, CL_PLATFORM_VERSION, version, sizeof version);
@@ -151,7 +151,7 @@ static void describe_driver(const opencl_found *found, opencl_variant variant, c
   const char *gap = strstr(name, "  ");
   if (gap && (size_t)(gap - name) < n) n = (size_t)(gap - name);
   snprintf(out, bytes, "%.*s, driver %.24s, %s kernels", (int)(n < 20 ? n : 20), name, driver,
-           variant == OPENCL_VARIANT_CPU ? "cpu" : "gpu");
+           clc_variant_name(variant));
 }
 
 /* A CPU device works on the host's cores and RAM; others are alone in their domain. */
@@ -170,23 +170,14 @@ static void describe_domains(const opencl_found *found, uint32_t index, cs_devic
   memcpy(out->compute_domain, out->memory_domain, sizeof out->compute_domain);
 }
 
-void opencl_describe(const opencl_found *found, opencl_variant variant, uint32_t index,
+void opencl_describe(const opencl_found *found, clc_variant variant, uint32_t index,
                      cs_device_properties *out) {
-  *out = (cs_device_properties){.struct_size = sizeof *out,
-                                .tensor_align = OPENCL_TENSOR_ALIGN,
-                                .kv_layout = CS_LAYOUT_KV_HEAD_MAJOR,
-                                .kv_block_tokens_min = 16,
-                                .kv_block_tokens_max = 128,
-                                .activation_dtype = CS_DTYPE_F32};
+  *out = (cs_device_properties){.struct_size = sizeof *out};
+  clc_describe(out);
   const cl_device_type type = device_type(found->device);
   out->type = type & CL_DEVICE_TYPE_CPU   ? CS_DEVICE_TYPE_CPU
               : type & CL_DEVICE_TYPE_GPU ? CS_DEVICE_TYPE_GPU
                                           : CS_DEVICE_TYPE_ACCELERATOR;
-  out->kv_dtypes =
-      CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16);
-  out->dtypes = out->kv_dtypes | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0);
-  out->kv_layouts =
-      CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) | CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MAJOR);
   cl_ulong memory_bytes = 0;
   cl_uint units = 0;
   clGetDeviceInfo(found->device, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory_bytes, &memory_bytes,
@@ -209,7 +200,7 @@ static cs_status device_info(cs_plugin_instance *instance, uint32_t index,
     return cs_sdk_error(error, CS_NOT_FOUND, 0, "there is no OpenCL device %u", index);
   const opencl_found *found = &instance->devices[index];
   cs_device_properties properties;
-  opencl_describe(found, opencl_variant_default(found->device), index, &properties);
+  opencl_describe(found, opencl_default_variant(found->device), index, &properties);
   cs_sdk_struct_write(out, &properties, sizeof properties);
   return CS_OK;
 }

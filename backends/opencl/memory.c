@@ -16,16 +16,16 @@ cs_status opencl_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint3
     return cs_sdk_error(
         error, CS_OUT_OF_MEMORY, 0, "%llu bytes are more than one OpenCL buffer holds here (%llu)",
         (unsigned long long)bytes, (unsigned long long)device->max_allocation_bytes);
-  cs_plugin_memory *memory =
-      device->host->allocate(device->host->context, sizeof *memory, _Alignof(max_align_t));
+  cs_plugin_memory *memory = device->common.host->allocate(device->common.host->context,
+                                                           sizeof *memory, _Alignof(max_align_t));
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memset(memory, 0, sizeof *memory);
-  memory->device = device;
-  memory->bytes = bytes;
+  memory->common.device = &device->common;
+  memory->common.bytes = bytes;
   cl_int code = CL_SUCCESS;
   memory->buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
   if (code != CL_SUCCESS) {
-    device->host->deallocate(device->host->context, memory);
+    device->common.host->deallocate(device->common.host->context, memory);
     return opencl_error(error, code, "clCreateBuffer");
   }
   pthread_mutex_lock(&device->mutex);
@@ -38,10 +38,24 @@ cs_status opencl_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint3
 void opencl_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
   if (!memory) return;
   pthread_mutex_lock(&device->mutex);
-  device->allocated_bytes -= memory->bytes;
+  device->allocated_bytes -= memory->common.bytes;
   pthread_mutex_unlock(&device->mutex);
   clReleaseMemObject(memory->buffer);
-  device->host->deallocate(device->host->context, memory);
+  device->common.host->deallocate(device->common.host->context, memory);
+}
+
+/* Writes through a mapping: on a device with the host's memory that is the buffer itself. */
+cs_status opencl_memory_pack(cs_plugin_device *device, cs_plugin_memory *memory,
+                             const clc_source *source, cs_error *error) {
+  cl_int code = CL_SUCCESS;
+  unsigned char *to =
+      clEnqueueMapBuffer(device->transfers, memory->buffer, CL_TRUE, CL_MAP_WRITE_INVALIDATE_REGION,
+                         0, memory->common.bytes, 0, NULL, NULL, &code);
+  if (code != CL_SUCCESS) return opencl_error(error, code, "clEnqueueMapBuffer");
+  clc_pack(source, 0, clc_units(source), to);
+  code = clEnqueueUnmapMemObject(device->transfers, memory->buffer, to, 0, NULL, NULL);
+  if (code == CL_SUCCESS) code = clFinish(device->transfers);
+  return code == CL_SUCCESS ? CS_OK : opencl_error(error, code, "clEnqueueUnmapMemObject");
 }
 
 const cs_memory_table opencl_memory_table = {.struct_size = sizeof(cs_memory_table),

@@ -9,15 +9,15 @@ static const void *table(uint32_t id, uint32_t revision) {
   case CS_TABLE_MEMORY:
     return &opencl_memory_table;
   case CS_TABLE_STREAM:
-    return &opencl_stream_table;
+    return &clc_stream_table;
   case CS_TABLE_SEMAPHORE:
-    return &opencl_semaphore_table;
+    return &clc_semaphore_table;
   case CS_TABLE_CAPABILITY:
-    return &opencl_capability_table;
+    return &clc_capability_table;
   case CS_TABLE_EAGER:
-    return &opencl_eager_table;
+    return &clc_eager_table;
   case CS_TABLE_PROGRAM:
-    return &opencl_program_table;
+    return &clc_program_table;
   default:
     return NULL;
   }

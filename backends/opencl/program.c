@@ -2,59 +2,7 @@
  * of the nine, and each costs the better part of a second where no binary is cached. */
 #include "opencl.h"
 
-#include <stdio.h>
 #include <string.h>
-
-#include "kernel_sources.h"
-
-typedef struct module_source {
-  const char *text[2]; /* by variant */
-  const char *define;  /* what tells the formats apart */
-} module_source;
-
-#define MATMUL                                                                                     \
-  { opencl_source_matmul_cpu, opencl_source_matmul_gpu }
-#define ATTENTION                                                                                  \
-  { opencl_source_attention_cpu, opencl_source_attention_gpu }
-static const module_source modules[MODULE_LIMIT] = {
-    [MODULE_BASE] = {{opencl_source_base, opencl_source_base}, ""},
-    [MODULE_MATMUL_F32] = {MATMUL, "-DWEIGHT=F32"},
-    [MODULE_MATMUL_F16] = {MATMUL, "-DWEIGHT=F16"},
-    [MODULE_MATMUL_BF16] = {MATMUL, "-DWEIGHT=BF16"},
-    [MODULE_MATMUL_Q8_0] = {MATMUL, "-DWEIGHT=Q8_0"},
-    [MODULE_MATMUL_Q4_0] = {MATMUL, "-DWEIGHT=Q4_0"},
-    [MODULE_ATTENTION_F32] = {ATTENTION, "-DKV=F32"},
-    [MODULE_ATTENTION_F16] = {ATTENTION, "-DKV=F16"},
-    [MODULE_ATTENTION_BF16] = {ATTENTION, "-DKV=BF16"},
-};
-
-static const char *const kernel_names[KERNEL_LIMIT] = {
-    [KERNEL_ADD] = "add",
-    [KERNEL_SILU_MUL] = "silu_mul",
-    [KERNEL_GELU_MUL] = "gelu_mul",
-    [KERNEL_CAST] = "cast",
-    [KERNEL_COPY_WORDS] = "copy_words",
-    [KERNEL_COPY_BYTES] = "copy_bytes",
-    [KERNEL_ROPE] = "rope",
-    [KERNEL_GATHER_ROWS] = "gather_rows",
-    [KERNEL_RMS_NORM] = "rms_norm",
-    [KERNEL_ARGMAX] = "argmax",
-    [KERNEL_TOP_K] = "top_k",
-    [KERNEL_KV_WRITE] = "kv_write",
-    [KERNEL_KV_MOVE] = "kv_move",
-    [KERNEL_WIRE_SUM] = "wire_sum",
-    [KERNEL_WIRE_SUM_FINISH] = "wire_sum_finish",
-    [KERNEL_KV_COPY_BLOCKS] = "kv_copy_blocks",
-    [KERNEL_MOE_ROUTE] = "moe_route",
-    [KERNEL_MOE_COMBINE] = "moe_combine",
-    [KERNEL_MATMUL_VECTOR] = "matmul_vector",
-    [KERNEL_MATMUL_BLOCK] = "matmul_block",
-    [KERNEL_ATTENTION_PAGED] = "attention_paged",
-};
-
-const char *opencl_kernel_name(opencl_kernel kernel) {
-  return kernel_names[kernel];
-}
 
 uint64_t opencl_hash(uint64_t hash, const void *data, size_t bytes) {
   const unsigned char *byte = data;
@@ -81,13 +29,13 @@ static uint64_t cache_key(const cs_plugin_device *device, const char *source, co
 /* NULL when there is no usable binary. */
 static cl_program build_from_cache(cs_plugin_device *device, uint64_t key, const char *options) {
   size_t bytes = 0;
-  void *binary = opencl_cache_load(device->host, key, &bytes);
+  void *binary = opencl_cache_load(device->common.host, key, &bytes);
   if (!binary) return NULL;
   cl_int code = CL_SUCCESS, binary_code = CL_SUCCESS;
   const unsigned char *binaries[] = {binary};
   cl_program program = clCreateProgramWithBinary(device->context, 1, &device->found.device, &bytes,
                                                  binaries, &binary_code, &code);
-  device->host->deallocate(device->host->context, binary);
+  device->common.host->deallocate(device->common.host->context, binary);
   if (code != CL_SUCCESS) return NULL;
   if (binary_code == CL_SUCCESS &&
       clBuildProgram(program, 1, &device->found.device, options, NULL, NULL) == CL_SUCCESS)
@@ -102,12 +50,12 @@ static void store_binary(cs_plugin_device *device, uint64_t key, cl_program prog
           CL_SUCCESS ||
       bytes == 0)
     return;
-  unsigned char *binary = device->host->allocate(device->host->context, bytes, 16);
+  unsigned char *binary = device->common.host->allocate(device->common.host->context, bytes, 16);
   if (!binary) return;
   unsigned char *binaries[] = {binary};
   if (clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof binaries, binaries, NULL) == CL_SUCCESS)
-    opencl_cache_store(device->host, key, binary, bytes);
-  device->host->deallocate(device->host->context, binary);
+    opencl_cache_store(device->common.host, key, binary, bytes);
+  device->common.host->deallocate(device->common.host->context, binary);
 }
 
 /* The compiler's log goes to the host's, its first line into the error. */
@@ -116,19 +64,17 @@ static cs_status build_failed(cs_plugin_device *device, cl_program program, cl_i
   char log[4096] = "";
   clGetProgramBuildInfo(program, device->found.device, CL_PROGRAM_BUILD_LOG, sizeof log - 1, log,
                         NULL);
-  if (device->host->log && log[0]) device->host->log(device->host->context, CS_LOG_DEBUG, log);
+  if (device->common.host->log && log[0])
+    device->common.host->log(device->common.host->context, CS_LOG_DEBUG, log);
   log[strcspn(log, "\n")] = '\0';
   return cs_sdk_error(error, CS_FAILED, code, "the device's compiler failed: %.160s",
                       log[0] ? log : opencl_error_name(code));
 }
 
-static cs_status build(cs_plugin_device *device, opencl_module module, cl_program *out,
+static cs_status build(cs_plugin_device *device, clc_module module, cl_program *out,
                        cs_error *error) {
-  const char *source = modules[module].text[device->variant];
-  char options[128];
-  snprintf(options, sizeof options, "-cl-std=CL1.2 -D%s %s",
-           device->variant == OPENCL_VARIANT_CPU ? "VARIANT_CPU" : "VARIANT_GPU",
-           modules[module].define);
+  const char *source = clc_module_text(module, device->common.variant);
+  const char *options = clc_module_options(module, device->common.variant);
   const uint64_t key = device->use_cache ? cache_key(device, source, options) : 0;
   *out = device->use_cache ? build_from_cache(device, key, options) : NULL;
   if (*out) return CS_OK;
@@ -146,7 +92,7 @@ static cs_status build(cs_plugin_device *device, opencl_module module, cl_progra
   return CS_OK;
 }
 
-cs_status opencl_module_require(cs_plugin_device *device, opencl_module module, cs_error *error) {
+cs_status opencl_module_require(cs_plugin_device *device, clc_module module, cs_error *error) {
   cs_status status = CS_OK;
   pthread_mutex_lock(&device->mutex);
   if (!device->programs[module]) status = build(device, module, &device->programs[module], error);
@@ -154,11 +100,11 @@ cs_status opencl_module_require(cs_plugin_device *device, opencl_module module, 
   return status;
 }
 
-cs_status opencl_kernel_create(cs_plugin_device *device, opencl_module module, opencl_kernel kernel,
+cs_status opencl_kernel_create(cs_plugin_device *device, clc_module module, clc_kernel kernel,
                                cl_kernel *out, cs_error *error) {
   cl_int code = CL_SUCCESS;
   pthread_mutex_lock(&device->mutex);
-  *out = clCreateKernel(device->programs[module], kernel_names[kernel], &code);
+  *out = clCreateKernel(device->programs[module], clc_kernel_name(kernel), &code);
   pthread_mutex_unlock(&device->mutex);
   return code == CL_SUCCESS ? CS_OK : opencl_error(error, code, "clCreateKernel");
 }

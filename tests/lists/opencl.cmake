@@ -12,7 +12,7 @@ if(TARGET consort_plugin_opencl)
   add_dependencies(opencl_inline consort_plugin_opencl)
   target_include_directories(opencl_inline PRIVATE ${PROJECT_SOURCE_DIR}/backends/opencl)
   target_compile_definitions(opencl_inline PRIVATE CL_TARGET_OPENCL_VERSION=120)
-  target_link_libraries(opencl_inline PRIVATE consort_options consort_sdk OpenCL::OpenCL
+  target_link_libraries(opencl_inline PRIVATE consort_options consort_clc OpenCL::OpenCL
                                               Threads::Threads m)
   set_target_properties(opencl_inline PROPERTIES
     OUTPUT_NAME consort-opencl

@@ -36,6 +36,10 @@ uint range_tokens(__global const int *range, const ulong table_tokens, const ulo
   return (uint)min(min((ulong)count, table_tokens - (ulong)first), wire_tokens);
 }
 
+ulong element_at(const ulong4 strides, const ulong block, const ulong head, const ulong token) {
+  return strides.w + block * strides.x + head * strides.y + token * strides.z;
+}
+
 /* wire = plane 0 (n_heads, n, widths.x) then plane 1 (n_heads, n, widths.y) of the n tokens in
  * range. Groups walk over the rows (plane, head, token). `to_wire`: which way elements go. */
 WORKGROUP(LANES)
@@ -57,12 +61,12 @@ __kernel void kv_move(__global uchar *wire, const ulong wire_offset, __global uc
     const int block = ELEMENTS(table)[token / block_tokens];
     if (block < 0 || (ulong)block >= n_blocks) continue;
     const uint width = second ? widths.y : widths.x;
-    const ulong4 strides = second ? v_strides : k_strides;
     __global uchar *cache = second ? v_cache : k_cache;
     const ulong in_wire =
         wire_offset + (second ? plane_rows * widths.x : 0) + (row - second * plane_rows) * width;
-    const ulong in_cache =
-        strides.w + (ulong)block * strides.x + head * strides.y + token % block_tokens * strides.z;
+    const ulong in_token = token % block_tokens;
+    const ulong in_cache = second ? element_at(v_strides, block, head, in_token)
+                                  : element_at(k_strides, block, head, in_token);
     for (uint i = LANE; i < width; i += LANES) {
       if (to_wire)
         move_element(wire, in_wire + i, wire_dtype, cache, in_cache + i, cache_dtype);
