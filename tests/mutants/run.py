@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 SOURCE = Path(__file__).resolve().parents[2]
 HEADER = re.compile(r"\ABreaks: (?P<what>.+)\nTests: (?P<tests>.+)\n(?P<unbuilt>Builds: nothing\n)?")
 CHANGED = re.compile(r"^\+\+\+ b/(?P<file>\S+)", re.MULTILINE)
-BACKEND = re.compile(r"backends/([^/]+)/")
+BACKEND = re.compile(r"backends/[^/]+/")
 TURN_SECONDS = 90
 
 
@@ -98,6 +99,7 @@ def configure(tree: Path) -> None:
         sys.exit(f"mutants: configuring failed:\n{done.stderr}")
 
 
+@functools.cache
 def known_tests(build: Path) -> dict[str, str]:
     """Test name -> what it starts."""
     listed = json.loads(sh("ctest", "--test-dir", build, "--show-only=json-v1", cwd=build).stdout)
@@ -127,12 +129,10 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess
               "--timeout", "120", cwd=tree)
 
 
-def not_built(build: Path, mutant: Mutant) -> str:
-    """The plugin that the mutant is in, where this machine does not build it."""
-    for name in (m[1] for f in mutant.files if (m := BACKEND.match(f))):
-        if not (build / "lib" / "consort" / "plugins" / f"{name}.plugin").is_file():
-            return name
-    return ""
+def is_built(build: Path, mutant: Mutant) -> bool:
+    """False for what is in a backend that this machine does not build."""
+    folders = [build / m[0] for f in mutant.files if (m := BACKEND.match(f))]
+    return all(any(folder.glob("CMakeFiles/*.dir")) for folder in folders)
 
 
 # ---- a mutant ----
@@ -140,9 +140,9 @@ def not_built(build: Path, mutant: Mutant) -> str:
 
 def problem(source: Path, build: Path, mutant: Mutant) -> str:
     """Why the mutant could not even be tried, or nothing."""
-    applied = sh("patch", "-p1", "--dry-run", "--forward", "--fuzz=0", "-i", mutant.path, cwd=source)
+    applied = sh("git", "apply", "--check", mutant.path, cwd=source)
     if applied.returncode:
-        return "does not apply: " + applied.stdout.strip().replace("\n", "; ")
+        return "does not apply: " + applied.stderr.strip().replace("\n", "; ")
     unknown = set(mutant.tests) - set(known_tests(build))
     return f"no test is named {', '.join(sorted(unknown))}" if unknown else ""
 
@@ -152,7 +152,7 @@ def verdict(tree: Path, mutant: Mutant) -> str:
     if why := problem(tree, tree / "build", mutant):
         return why
     originals = {tree / f: ((tree / f).read_bytes(), (tree / f).stat()) for f in mutant.files}
-    sh("patch", "-p1", "--fuzz=0", "-i", mutant.path, cwd=tree)
+    sh("git", "apply", mutant.path, cwd=tree)
     try:
         if mutant.builds and (message := build_targets(tree, mutant.tests)):
             return "does not compile: " + message
@@ -180,11 +180,12 @@ class Turn:
 
 
 def run(tree: Path, mutants: list[Mutant], args: argparse.Namespace) -> int:
+    os.environ["GIT_CEILING_DIRECTORIES"] = str(tree.parent)  # the copy is no part of a repository
     turn = Turn(args.lock)
     turn.take()
     copy_tree(tree, args.commit)
     configure(tree)
-    mutants = [m for m in mutants if not not_built(tree / "build", m)]
+    mutants = [m for m in mutants if is_built(tree / "build", m)]
     tests = tuple(sorted({t for m in mutants for t in m.tests}))
     if message := build_targets(tree, tests):
         sys.exit(f"mutants: the unchanged tree does not build:\n{message}")
@@ -202,8 +203,8 @@ def run(tree: Path, mutants: list[Mutant], args: argparse.Namespace) -> int:
 
 def check(mutants: list[Mutant]) -> int:
     """Patches fit the source they stand beside and name tests of the build in CONSORT_TEST_BUILD."""
-    build = Path(os.environ["CONSORT_TEST_BUILD"])
-    problems = [f"{m.name}: {why}" for m in mutants if not not_built(build, m) and (why := problem(SOURCE, build, m))]
+    build = Path(os.environ["CONSORT_TEST_BUILD"]).resolve()
+    problems = [f"{m.name}: {why}" for m in mutants if is_built(build, m) and (why := problem(SOURCE, build, m))]
     print("\n".join(problems) or f"{len(mutants)} mutants apply")
     return 1 if problems else 0
 
