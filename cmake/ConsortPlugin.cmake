@@ -18,8 +18,10 @@ function(consort_add_plugin name)
     PREFIX ""
     LIBRARY_OUTPUT_DIRECTORY ${build_folder})
   # A sanitizer's runtime comes with the program, so that its symbols are open in a plugin.
-  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL
-                      $<$<NOT:$<BOOL:${CONSORT_SANITIZE}>>:-Wl,--no-undefined>)
+  target_link_options(${target} PRIVATE -Wl,--exclude-libs,ALL)
+  if(NOT CONSORT_SANITIZE) # with clang the sanitizers' symbols come from the program
+    target_link_options(${target} PRIVATE -Wl,--no-undefined)
+  endif()
   set(CONSORT_MANIFEST_NAME ${name})
   set(CONSORT_MANIFEST_LIBRARY consort-${name}${CMAKE_SHARED_MODULE_SUFFIX})
   configure_file(${PROJECT_SOURCE_DIR}/cmake/manifest.plugin.in ${build_folder}/${name}.plugin
