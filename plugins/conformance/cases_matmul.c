@@ -11,17 +11,29 @@
 #define WITH_RESIDUAL 2u
 #define IN_PLACE      4u /* the result replaces the residual */
 #define WITH_CAP      8u
+#define AS_HEADS      16u /* x and out are (n, heads, width): a row is what counts, not its shape */
 
 typedef struct matmul_shape {
   uint64_t n, n_out, n_in;
 } matmul_shape;
 
+/* (n, columns), or (n, columns / 4, 4) where that is wanted and divides. */
+static uint32_t row_dims(uint64_t n, uint64_t columns, uint32_t features, uint64_t dims[3]) {
+  const bool as_heads = features & AS_HEADS && columns % 4 == 0;
+  dims[0] = n;
+  dims[1] = as_heads ? columns / 4 : columns;
+  dims[2] = 4;
+  return as_heads ? 3 : 2;
+}
+
 static optest *build(kit *k, uint32_t weight_dtype, uint32_t dtype, const matmul_shape *s,
                      uint32_t features, const cs_matmul_params *params) {
   optest *t = optest_begin(k, CS_OP_MATMUL, params);
-  const uint64_t out_dims[] = {s->n, s->n_out};
-  optest_operand(t, 0, dtype, 2, out_dims);
-  optest_operand(t, 1, dtype, 2, (uint64_t[]){s->n, s->n_in});
+  uint64_t out_dims[3], in_dims[3];
+  const uint32_t out_rank = row_dims(s->n, s->n_out, features, out_dims);
+  const uint32_t in_rank = row_dims(s->n, s->n_in, features, in_dims);
+  optest_operand(t, 0, dtype, out_rank, out_dims);
+  optest_operand(t, 1, dtype, in_rank, in_dims);
   optest_weight(t, 2, weight_dtype, CS_USAGE_MATMUL, 2, (uint64_t[]){s->n_out, s->n_in});
   optest_fill_bell(t, 1, 1);
   t->operands[0].gap_elements = (uint32_t)rng_below(&k->rng, 4);
@@ -31,7 +43,7 @@ static optest *build(kit *k, uint32_t weight_dtype, uint32_t dtype, const matmul
     optest_fill_bell(t, 3, 2);
   }
   if (features & (WITH_RESIDUAL | IN_PLACE)) {
-    optest_operand(t, 4, dtype, 2, out_dims);
+    optest_operand(t, 4, dtype, out_rank, out_dims);
     optest_fill_bell(t, 4, 2);
   }
   if (features & IN_PLACE) optest_alias(t, 0, 4);
@@ -44,13 +56,13 @@ static void run_shape(kit *k, uint32_t weight_dtype, uint32_t dtype, const matmu
                                    .soft_cap = features & WITH_CAP ? 15 : 0};
   optest *t = build(k, weight_dtype, dtype, s, features, &params);
   char what[96];
-  snprintf(what, sizeof what, "n=%llu n_out=%llu n_in=%llu%s%s%s", (unsigned long long)s->n,
+  snprintf(what, sizeof what, "n=%llu n_out=%llu n_in=%llu%s%s%s%s", (unsigned long long)s->n,
            (unsigned long long)s->n_out, (unsigned long long)s->n_in,
            features & WITH_BIAS ? " bias" : "",
            features & IN_PLACE        ? " residual in place"
            : features & WITH_RESIDUAL ? " residual"
                                       : "",
-           features & WITH_CAP ? " soft cap" : "");
+           features & WITH_CAP ? " soft cap" : "", features & AS_HEADS ? " as heads" : "");
   optest_run(t, what);
 }
 
@@ -125,6 +137,7 @@ void kit_add_matmul_cases(kit_registry *r) {
     uint32_t bits;
     bool is_minimal;
   } features[] = {{"bias", WITH_BIAS, true},
+                  {"heads", AS_HEADS, true},
                   {"residual", WITH_RESIDUAL, false},
                   {"residual_in_place", IN_PLACE, false},
                   {"bias_cap_residual", WITH_BIAS | WITH_CAP | WITH_RESIDUAL, false}};

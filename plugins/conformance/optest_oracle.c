@@ -126,8 +126,8 @@ void optest_compute_expected(optest *t) {
                     dim(t, 0, 1), t->params);
     break;
   case CS_OP_MATMUL:
-    oracle_matmul(out, input(t, 1), input(t, 2), input(t, 3), input(t, 4), n, dim(t, 0, 1),
-                  dim(t, 1, 1), ((const cs_matmul_params *)t->params)->soft_cap);
+    oracle_matmul(out, input(t, 1), input(t, 2), input(t, 3), input(t, 4), n, dim(t, 2, 0),
+                  dim(t, 2, 1), ((const cs_matmul_params *)t->params)->soft_cap);
     if (count < FEW_ELEMENTS) t->operands[0].power = matmul_power(t);
     break;
   case CS_OP_ROPE:
