@@ -113,7 +113,7 @@ void npu_answer(const cs_op *op, cs_op_answer *answer, npu_kernel *kernel) {
     return;
   }
   if (op->id != CS_OP_MATMUL) return;
-  const uint64_t n_in = op->operands[1].dims[1];
+  const uint64_t n_in = op->operands[2].dims[1];
   answer->workspace_bytes = n_in + n_in / NPU_GROUP * sizeof(float); /* one row, quantized */
 }
 

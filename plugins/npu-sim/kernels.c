@@ -66,7 +66,7 @@ static void multiply_tile(const unsigned char *tiles, const int8_t *quants, cons
 
 void npu_matmul(const npu_run *run, const cs_op *op) {
   const cs_tensor *t = op->operands;
-  const uint64_t n = t[0].dims[0], n_out = t[0].dims[1], n_in = t[1].dims[1];
+  const uint64_t n = cs_sdk_tensor_rows(&t[0]), n_out = t[2].dims[0], n_in = t[2].dims[1];
   const uint64_t n_groups = n_in / NPU_GROUP;
   const unsigned char *packed = run->base + t[2].memory->offset;
   float *scales = (float *)run->workspace;

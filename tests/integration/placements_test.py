@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import tempfile
 import unittest
 from pathlib import Path
@@ -24,9 +25,10 @@ def placements() -> list[tuple[str, str]]:
 
 
 class PlacementsTest(unittest.TestCase):
-    def run_on(self, model: Path, prompt: str, n_tokens: int, prefill: str, decode: str, *more: object) -> dict:
+    def run_on(self, model: Path, prompt: str, n_tokens: int, prefill: str, decode: str, *more: object,
+               env: dict[str, str] | None = None) -> dict:
         return consort_json("run", model, "-p", prompt, "-n", n_tokens, "--temp", 0, "--prefill", prefill,
-                            "--decode", decode, *more)
+                            "--decode", decode, *more, env=env)
 
     def check_transfer(self, result: dict, prefill: str, decode: str) -> None:
         transfer = result["kv_transfer"]
@@ -61,9 +63,9 @@ class PlacementsTest(unittest.TestCase):
                 self.assertEqual(result["tokens"], expected[: len(result["tokens"])])
                 self.check_transfer(result, prefill, decode)
 
-    def test_the_q8_0_demo_model_agrees_outside_near_ties(self) -> None:
-        """Teacher-forced: each device reads the same tokens, and its argmax may differ from the float64 one only where
-        the reference's top two lie closer than 6 sqrt(limit) RMS(logits)."""
+    def check_teacher_forced(self, pairs: list[tuple[str, str]], env: dict[str, str] | None = None) -> None:
+        """Each device reads the same tokens, and its argmax may differ from the float64 one only where the reference's
+        top two lie closer than 6 sqrt(limit) RMS(logits)."""
         file = GgufFile.open(DEMO_Q8_0)
         prompt = "ROMEO:\nBut soft, what light through yonder window breaks?\n"
         ids = [t["id"] for t in consort_json("tokenize", DEMO_Q8_0, prompt)["tokens"]]
@@ -73,17 +75,31 @@ class PlacementsTest(unittest.TestCase):
         expected = model.forward(forced)
         threshold = 6 * math.sqrt(INT8_NMSE_LIMIT) * math.sqrt(float(np.mean(expected**2)))
         second, first = np.partition(expected, -2, axis=-1)[:, -2:].T
-        for prefill, decode in placements():
+        for prefill, decode in pairs:
             with self.subTest(prefill=prefill, decode=decode):
                 out = scratch() / "forced.npy"
                 where = ["--device", prefill] if prefill == decode else ["--prefill", prefill, "--decode", decode,
                                                                            "--split", len(ids) - 1]
-                done = consort("logits", DEMO_Q8_0, "--tokens", ",".join(map(str, forced)), "-o", out, *where)
+                done = consort("logits", DEMO_Q8_0, "--tokens", ",".join(map(str, forced)), "-o", out, *where, env=env)
                 self.assertEqual(done.returncode, 0, done.stderr)
-                differs = np.load(out).argmax(axis=-1) != expected.argmax(axis=-1)
-                print(f"{prefill} -> {decode}: {differs.sum()} of {len(forced)} rows differ, "
+                logits = np.load(out)
+                differs = logits.argmax(axis=-1) != expected.argmax(axis=-1)
+                nmse = float(np.sum((logits - expected) ** 2) / np.sum(expected**2))
+                print(f"{prefill} -> {decode}: NMSE {nmse:.1e}, {differs.sum()} of {len(forced)} rows differ, "
                       f"{(first - second < threshold).sum()} near ties")
+                self.assertLessEqual(nmse, INT8_NMSE_LIMIT)
                 self.assertFalse(np.any(differs & (first - second >= threshold)))
+
+    def test_the_q8_0_demo_model_agrees_outside_near_ties(self) -> None:
+        self.check_teacher_forced(placements())
+
+    def test_a_simulated_npu_of_recorded_programs_takes_either_stage(self) -> None:
+        env = {"CONSORT_PLUGIN_PATH": os.environ["CONSORT_TEST_BUILD"] + "/lib/consort/plugins-development"}
+        npu = "npu-sim:0"
+        self.check_teacher_forced([(npu, npu), (npu, "cpu:0"), ("cpu:0", npu)], env)
+        alone = self.run_on(DEMO_Q8_0, "ROMEO:\n", 8, npu, npu, env=env)
+        ops = {f["op"]: f["device"] for f in alone["fallbacks"]}
+        self.assertEqual(ops, {"gather_rows": "cpu:0", "argmax": "cpu:0"})
 
     def test_sampling_with_a_seed_repeats_on_every_placement_of_f32(self) -> None:
         texts = set()
