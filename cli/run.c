@@ -154,13 +154,25 @@ static int generate(const run_flags *flags, consort_session *session) {
   return status;
 }
 
+/* 0 when the text cannot be encoded: generating tells why. */
+static uint32_t count_tokens(const consort_model *model, const char *text) {
+  int32_t *tokens = NULL;
+  size_t n_tokens = 0;
+  if (consort_tokenize(model, text, strlen(text), 1, &tokens, &n_tokens, NULL) != CS_OK) return 0;
+  consort_free(tokens);
+  return n_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)n_tokens;
+}
+
 static int run_model(const run_flags *flags, consort_runtime *runtime) {
   cs_error error = CS_ERROR_INIT;
   consort_model *model;
   if (consort_model_open(runtime, flags->path, &model, &error) != CS_OK)
     return cli_library_error(flags->path, &error);
+  cli_placement placement = flags->placement;
+  placement.n_prompt_tokens = count_tokens(model, flags->prompt);
+  placement.n_output_tokens = flags->n_tokens;
   consort_session *session;
-  int status = cli_session_create(runtime, model, flags->path, &flags->placement, &session);
+  int status = cli_session_create(runtime, model, flags->path, &placement, &session);
   if (status == CLI_DONE) {
     const char *reason = consort_session_reason(session);
     if (reason[0]) fprintf(stderr, "consort: plan: %s\n", reason);

@@ -82,6 +82,8 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
       .progress = isatty(STDERR_FILENO) ? show_progress : NULL,
       .progress_user = &last_percent,
       .n_sequences = placement->n_sequences,
+      .n_prompt_tokens = placement->n_prompt_tokens,
+      .n_output_tokens = placement->n_output_tokens,
   };
   cs_error error = CS_ERROR_INIT;
   if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;

@@ -21,6 +21,8 @@ typedef struct cli_placement {
   uint32_t n_context;
   uint32_t n_threads;
   uint32_t n_sequences;
+  uint32_t n_prompt_tokens; /* for the planner; 0: its usual ones */
+  uint32_t n_output_tokens;
 } cli_placement;
 
 #define CLI_MAX_THREADS 4096

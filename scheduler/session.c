@@ -228,9 +228,9 @@ cs_status consort_session_fallback(const consort_session *session, size_t index,
 static cs_status choose_devices(consort_session *session, const consort_session_options *options,
                                 cs_error *error) {
   if (!options->prefill || !options->decode)
-    return cs_planner_choose(session->runtime, session->model, 0, 0, options->prefill,
-                             options->decode, session->prefill_name, session->decode_name,
-                             session->reason, error);
+    return cs_planner_choose(session->runtime, session->model, options->n_prompt_tokens,
+                             options->n_output_tokens, options->prefill, options->decode,
+                             session->prefill_name, session->decode_name, session->reason, error);
   if (strlen(options->prefill) >= sizeof session->prefill_name ||
       strlen(options->decode) >= sizeof session->decode_name)
     return cs_error_set(error, CS_INVALID_ARGUMENT, "a device name is too long");

@@ -223,7 +223,9 @@ typedef struct consort_session_options {
   /* Told while weights load; may be NULL. */
   void (*progress)(void *user, const char *device, uint64_t bytes_done, uint64_t bytes_total);
   void *progress_user;
-  uint32_t n_sequences; /* that may be decoded at once, each of n_context tokens; 0: 1 */
+  uint32_t n_sequences;     /* that may be decoded at once, each of n_context tokens; 0: 1 */
+  uint32_t n_prompt_tokens; /* what a request is expected to be, for the planner; 0: 512 */
+  uint32_t n_output_tokens; /* likewise; 0: 128 */
   uint32_t reserved;
 } consort_session_options;
 
