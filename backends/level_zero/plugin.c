@@ -1,0 +1,30 @@
+/* The entry: tables by id. */
+#include "level_zero.h"
+
+static const void *table(uint32_t id, uint32_t revision) {
+  if (revision != 0) return NULL;
+  switch (id) {
+  case CS_TABLE_DEVICE:
+    return &level_zero_device_table;
+  case CS_TABLE_MEMORY:
+    return &level_zero_memory_table;
+  case CS_TABLE_STREAM:
+    return &clc_stream_table;
+  case CS_TABLE_SEMAPHORE:
+    return &clc_semaphore_table;
+  case CS_TABLE_CAPABILITY:
+    return &clc_capability_table;
+  case CS_TABLE_EAGER:
+    return &clc_eager_table;
+  case CS_TABLE_PROGRAM:
+    return &clc_program_table;
+  case CS_TABLE_PEER:
+    return &level_zero_peer_table;
+  default:
+    return NULL;
+  }
+}
+
+cs_status cs_plugin_query(const cs_host *host, cs_plugin *plugin) {
+  return cs_sdk_query(host, plugin, "level_zero", "0.1.0", "Consort", table);
+}
