@@ -121,6 +121,8 @@ static cs_status node_wait(cs_sdk_queue *queue, queue_node *node, cs_error *erro
 }
 
 static cs_status node_signal(cs_sdk_queue *queue, queue_node *node, cs_error *error) {
+  if (queue->options.signal)
+    return queue->options.signal(queue->options.context, node->timeline, node->value, error);
   if (queue->options.drain) {
     const cs_status status = queue->options.drain(queue->options.context, error);
     if (status != CS_OK) return status;
@@ -145,6 +147,10 @@ static void node_run(cs_sdk_queue *queue, queue_node *node) {
       queue_poison(queue, status, &error);
   }
   if (node->kind != NODE_SIGNAL) return;
+  if (queue->options.signal && queue->options.drain && !stopping) { /* earlier signals come first */
+    cs_error ignored = CS_ERROR_INIT;
+    queue->options.drain(queue->options.context, &ignored);
+  }
   cs_error dropped = CS_ERROR_INIT;
   cs_sdk_error(&dropped, CS_CANCELLED, 0, "the stream was destroyed before this signal");
   cs_sdk_timeline_fail(node->timeline, queue->poisoned ? &queue->poison : &dropped);

@@ -6,9 +6,6 @@
 
 #include "consort/sdk.h"
 
-void cs_sdk_timeline_retain(cs_sdk_timeline *timeline);
-void cs_sdk_timeline_release(cs_sdk_timeline *timeline);
-
 /* Waits without a deadline; CS_CANCELLED once *stop is set and the timeline was woken. */
 cs_status cs_sdk_timeline_wait_unless(cs_sdk_timeline *timeline, uint64_t value,
                                       const atomic_int *stop, cs_error *error);

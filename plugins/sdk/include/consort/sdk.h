@@ -59,6 +59,9 @@ cs_status cs_sdk_timeline_wait(cs_sdk_timeline *timeline, uint64_t value, uint64
 cs_status cs_sdk_timeline_signal(cs_sdk_timeline *timeline, uint64_t value);
 /* Stores the first reason given; later ones change nothing. */
 cs_status cs_sdk_timeline_fail(cs_sdk_timeline *timeline, const cs_error *reason);
+/* For who signals later, from another thread: keeps the timeline alive past its destruction. */
+void cs_sdk_timeline_retain(cs_sdk_timeline *timeline);
+void cs_sdk_timeline_release(cs_sdk_timeline *timeline);
 
 /* ---- queue ---- */
 
@@ -79,6 +82,10 @@ typedef struct cs_sdk_queue_options {
   void (*start)(void *context);
   /* Optional: called last, from whichever thread, when nothing uses context any more: frees it. */
   void (*finish)(void *context);
+  /* Optional: asks the driver to give the timeline `value` when everything before is done, and
+   * returns at once, so that the queue goes on; the driver's callback signals or fails the timeline,
+   * which `signal` has retained. `drain` is then called only before a failure is told. */
+  cs_status (*signal)(void *context, cs_sdk_timeline *timeline, uint64_t value, cs_error *error);
 } cs_sdk_queue_options;
 
 /* NULL when memory or threads are exhausted; `finish` has then not been called. */
