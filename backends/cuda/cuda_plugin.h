@@ -1,0 +1,120 @@
+/* The objects of the CUDA plugin, and what its files offer each other.
+ *
+ *   plugin.c    the entry and the tables' directory
+ *   driver.c    the driver by dlopen, its errors   instance.c  devices and their properties
+ *   device.c    opening, kernels                   memory.c    device and pinned memory
+ *   pack.c      weights on 16-byte boundaries      peer.c      copies between two GPUs
+ *   stream.c    streams, semaphores                program.c   eager ops and graphs
+ *   plan.c      ops into kernel launches; op_query
+ *   op_*.c      the rules of each op: what is served, and as which launches
+ *   kernels/    CUDA C++, embedded as a fat binary */
+#ifndef CUDA_PLUGIN_H
+#define CUDA_PLUGIN_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "consort/plugin.h"
+#include "consort/sdk.h"
+#include "driver.h"
+#include "kernels/args.h"
+
+#define CUDA_TENSOR_ALIGN 64
+
+typedef enum cuda_kernel {
+#define CUDA_KERNEL_ID(name) KERNEL_##name,
+  CUDA_KERNELS(CUDA_KERNEL_ID)
+#undef CUDA_KERNEL_ID
+      KERNEL_LIMIT
+} cuda_kernel;
+
+const char *cuda_kernel_name(cuda_kernel kernel);
+
+struct cs_plugin_instance {
+  const cs_host *host;
+  cuda_driver driver;
+  uint32_t n_devices;
+  uint32_t reserved;
+  CUdevice devices[]; /* in the driver's order, those that the kernels can run on */
+};
+
+struct cs_plugin_device {
+  const cs_host *host;
+  const cuda_driver *driver; /* the instance's */
+  CUdevice ordinal;
+  uint32_t n_units; /* multiprocessors */
+  bool use_graphs;
+  CUcontext context; /* the primary one, retained */
+  CUmodule module;
+  CUfunction kernels[KERNEL_LIMIT];
+  cs_device_properties properties;
+};
+
+/* What is known without opening; the uuid names the device across restarts. */
+void cuda_describe(const cuda_driver *driver, CUdevice ordinal, cs_device_properties *out);
+
+cs_status cuda_device_open(cs_plugin_instance *instance, uint32_t index, const cs_option *options,
+                           uint32_t n_options, uint32_t option_stride, cs_plugin_device **out,
+                           cs_error *error);
+void cuda_device_close(cs_plugin_device *device);
+cs_status cuda_device_properties(cs_plugin_device *device, cs_device_properties *out,
+                                 cs_error *error);
+
+/* Makes the device's context current on this thread; each enter has its leave. */
+cs_status cuda_enter(cs_plugin_device *device, cs_error *error);
+void cuda_leave(cs_plugin_device *device);
+
+/* ---- memory ---- */
+
+struct cs_plugin_memory {
+  cs_plugin_device *device;
+  CUdeviceptr address; /* of pinned memory too */
+  void *host;          /* pinned memory's address, NULL otherwise */
+  uint64_t bytes;
+  bool packed;
+  uint64_t n_matrices, n_rows, n_columns; /* of a packed weight, with weight.dtype */
+  cuda_weight weight;
+};
+
+cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_t kind,
+                               cs_plugin_memory **out, cs_error *error);
+void cuda_memory_free(cs_plugin_device *device, cs_plugin_memory *memory);
+
+cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight,
+                            cs_plugin_memory **out, cs_packed_info *info, cs_error *error);
+
+/* ---- streams ---- */
+
+struct cs_plugin_stream {
+  const cs_host *host;
+  cs_plugin_device *device;
+  cs_sdk_queue *queue;
+  CUstream stream;
+};
+
+struct cs_plugin_semaphore {
+  cs_plugin_device *device;
+  cs_sdk_timeline *timeline;
+};
+
+/* The range lies in this device's memory. */
+cs_status cuda_check_range(const cs_plugin_device *device, const cs_plugin_memory *memory,
+                           uint64_t offset, uint64_t bytes, cs_error *error);
+
+/* program.c: frees what a queued eager list or program launch owns. */
+void cuda_release_payload(void *context, cs_sdk_command command, void *payload);
+
+/* ---- tables ---- */
+
+extern const cs_device_table cuda_device_table;
+extern const cs_memory_table cuda_memory_table;
+extern const cs_stream_table cuda_stream_table;
+extern const cs_semaphore_table cuda_semaphore_table;
+extern const cs_capability_table cuda_capability_table;
+extern const cs_eager_table cuda_eager_table;
+extern const cs_program_table cuda_program_table;
+extern const cs_peer_table cuda_peer_table;
+
+#endif

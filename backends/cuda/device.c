@@ -1,0 +1,120 @@
+/* An open device: the primary context, which other users of CUDA in the process share, and the
+ * kernels of the embedded fat binary. The context is current only between enter and leave, so that
+ * a host that uses CUDA itself finds its own. */
+#include "cuda_plugin.h"
+
+#include <string.h>
+
+extern const unsigned char cuda_kernels_image[]; /* image.S */
+
+const char *cuda_kernel_name(cuda_kernel kernel) {
+  static const char *const names[] = {
+#define CUDA_KERNEL_NAME(name) #name,
+      CUDA_KERNELS(CUDA_KERNEL_NAME)
+#undef CUDA_KERNEL_NAME
+  };
+  return kernel < KERNEL_LIMIT ? names[kernel] : "?";
+}
+
+cs_status cuda_enter(cs_plugin_device *device, cs_error *error) {
+  const CUresult code = device->driver->CtxPushCurrent(device->context);
+  return code == CUDA_SUCCESS ? CS_OK : cuda_error(device->driver, error, code, "cuCtxPushCurrent");
+}
+
+void cuda_leave(cs_plugin_device *device) {
+  CUcontext popped;
+  device->driver->CtxPopCurrent(&popped);
+}
+
+static cs_status read_options(cs_plugin_device *device, const cs_option *options,
+                              uint32_t n_options, uint32_t stride, cs_error *error) {
+  for (uint32_t i = 0; i < n_options; i++) {
+    const cs_option *option = (const cs_option *)(const void *)((const char *)options + i * stride);
+    if (strcmp(option->key, "graphs") != 0)
+      return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "unknown option '%.32s' (there is graphs)",
+                          option->key);
+    device->use_graphs = strcmp(option->value, "on") == 0;
+    if (!device->use_graphs && strcmp(option->value, "off") != 0)
+      return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "graphs=%.32s: must be on or off",
+                          option->value);
+  }
+  return CS_OK;
+}
+
+/* With the context current. A context that an earlier fault has poisoned cannot be revived. */
+static cs_status load_kernels(cs_plugin_device *device, cs_error *error) {
+  const cuda_driver *driver = device->driver;
+  CUresult code = driver->ModuleLoadData(&device->module, cuda_kernels_image);
+  if (code != CUDA_SUCCESS) {
+    const cs_status status = cuda_error(driver, error, code, "cuModuleLoadData");
+    return status != CS_DEVICE_LOST ? status
+                                    : cs_sdk_error(error, CS_NEEDS_NEW_PROCESS, code,
+                                                   "the device was lost earlier in this process");
+  }
+  for (uint32_t i = 0; i < KERNEL_LIMIT && code == CUDA_SUCCESS; i++)
+    code = driver->ModuleGetFunction(&device->kernels[i], device->module, cuda_kernel_name(i));
+  if (code == CUDA_SUCCESS) return CS_OK;
+  driver->ModuleUnload(device->module);
+  return cuda_error(driver, error, code, "cuModuleGetFunction");
+}
+
+cs_status cuda_device_open(cs_plugin_instance *instance, uint32_t index, const cs_option *options,
+                           uint32_t n_options, uint32_t option_stride, cs_plugin_device **out,
+                           cs_error *error) {
+  *out = NULL;
+  if (index >= instance->n_devices)
+    return cs_sdk_error(error, CS_NOT_FOUND, 0, "there is no CUDA device %u", index);
+  const cs_host *host = instance->host;
+  cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
+  if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
+  memset(device, 0, sizeof *device);
+  device->host = host;
+  device->driver = &instance->driver;
+  device->ordinal = instance->devices[index];
+  device->use_graphs = true;
+  cuda_describe(device->driver, device->ordinal, &device->properties);
+  device->n_units = device->properties.concurrency ? device->properties.concurrency : 1;
+  cs_status status = read_options(device, options, n_options, option_stride, error);
+  if (status != CS_OK) goto err_free;
+  const CUresult code = device->driver->DevicePrimaryCtxRetain(&device->context, device->ordinal);
+  if (code != CUDA_SUCCESS) {
+    status = cuda_error(device->driver, error, code, "cuDevicePrimaryCtxRetain");
+    goto err_free;
+  }
+  status = cuda_enter(device, error);
+  if (status != CS_OK) goto err_release;
+  status = load_kernels(device, error);
+  cuda_leave(device);
+  if (status != CS_OK) goto err_release;
+  *out = device;
+  return CS_OK;
+
+err_release:
+  device->driver->DevicePrimaryCtxRelease(device->ordinal);
+err_free:
+  host->deallocate(host->context, device);
+  return status;
+}
+
+void cuda_device_close(cs_plugin_device *device) {
+  if (!device) return;
+  if (cuda_enter(device, NULL) == CS_OK) {
+    device->driver->ModuleUnload(device->module);
+    cuda_leave(device);
+  }
+  device->driver->DevicePrimaryCtxRelease(device->ordinal);
+  device->host->deallocate(device->host->context, device);
+}
+
+cs_status cuda_device_properties(cs_plugin_device *device, cs_device_properties *out,
+                                 cs_error *error) {
+  cs_device_properties properties = device->properties;
+  const cs_status status = cuda_enter(device, error);
+  if (status != CS_OK) return status;
+  size_t free_bytes = 0, total_bytes = 0;
+  if (device->driver->MemGetInfo(&free_bytes, &total_bytes) == CUDA_SUCCESS)
+    properties.memory_free_bytes = free_bytes;
+  cuda_leave(device);
+  cs_sdk_struct_write(out, &properties, sizeof properties);
+  return CS_OK;
+}

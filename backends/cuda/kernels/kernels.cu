@@ -1,0 +1,7 @@
+/* All kernels as one module: nvcc starts once, and the driver loads one image. */
+#include <stdint.h>
+
+#include "attention.cuh"
+#include "kv.cuh"
+#include "matmul.cuh"
+#include "rows.cuh"

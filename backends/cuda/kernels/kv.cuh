@@ -1,0 +1,106 @@
+/* The KV cache: writing rows into slots, moving tokens to and from the wire layout, copying blocks.
+ * Equal formats are moved as bits. A warp takes one head of one token. */
+#include "common.cuh"
+
+DEVICE void move_element(void *to, uint64_t to_index, uint32_t to_dtype, const void *from,
+                         uint64_t from_index, uint32_t from_dtype) {
+  if (to_dtype != from_dtype)
+    store_element(to, to_index, to_dtype, load_element(from, from_index, from_dtype));
+  else if (to_dtype == CUDA_F32)
+    ((uint32_t *)to)[to_index] = ((const uint32_t *)from)[from_index];
+  else
+    ((uint16_t *)to)[to_index] = ((const uint16_t *)from)[from_index];
+}
+
+/* x(n, n_heads, width) into the slots(n) of one plane. Block (row); its warps share the heads. */
+KERNEL(kv_write, cuda_kv_write_args, CUDA_THREADS) {
+  const int32_t slot = ((const int32_t *)a.slots)[blockIdx.x];
+  if (slot < 0 || (uint64_t)slot / a.block_tokens >= a.n_blocks) return;
+  const uint64_t token = (uint64_t)slot / a.block_tokens * a.cache.block_stride +
+                         (uint64_t)slot % a.block_tokens * a.cache.token_stride;
+  const uint64_t from = (uint64_t)blockIdx.x * a.x.stride;
+  for (uint32_t head = threadIdx.x / 32; head < a.n_heads; head += CUDA_THREADS / 32)
+    for (uint32_t i = threadIdx.x % 32; i < a.width; i += 32)
+      move_element(a.cache.base, token + head * a.cache.head_stride + i, a.cache_dtype, a.x.base,
+                   from + (uint64_t)head * a.width + i, a.x_dtype);
+}
+
+/* The tokens that a range may really move: none that lies outside the table or the wire. */
+DEVICE uint32_t range_tokens(const void *range, uint64_t table_tokens, uint64_t wire_tokens) {
+  const int32_t first = ((const int32_t *)range)[0], count = ((const int32_t *)range)[1];
+  if (first < 0 || count <= 0 || (uint64_t)first >= table_tokens) return 0;
+  uint64_t n = (uint64_t)count;
+  if (n > table_tokens - (uint64_t)first) n = table_tokens - (uint64_t)first;
+  return (uint32_t)(n < wire_tokens ? n : wire_tokens);
+}
+
+/* wire = K (n_heads, n, k_width) then V (n_heads, n, v_width) of the n tokens in range. Warps walk
+ * over the rows (plane, head, token). */
+KERNEL(kv_move, cuda_kv_move_args, CUDA_THREADS) {
+  const uint32_t n = range_tokens(a.range, a.table_blocks * a.block_tokens, a.wire_tokens);
+  const uint64_t first = n ? (uint64_t)((const int32_t *)a.range)[0] : 0;
+  const uint64_t plane_rows = (uint64_t)a.n_heads * n, n_rows = (a.v.base ? 2 : 1) * plane_rows;
+  const uint64_t n_warps = (uint64_t)gridDim.x * (CUDA_THREADS / 32);
+  for (uint64_t row = (uint64_t)blockIdx.x * (CUDA_THREADS / 32) + threadIdx.x / 32; row < n_rows;
+       row += n_warps) {
+    const bool second = row >= plane_rows;
+    const uint64_t in_plane = second ? row - plane_rows : row;
+    const uint64_t token = first + in_plane % n;
+    const int32_t block = ((const int32_t *)a.table)[token / a.block_tokens];
+    if (block < 0 || (uint64_t)block >= a.n_blocks) continue;
+    const uint32_t width = second ? a.v_width : a.k_width;
+    const cuda_plane &plane = second ? a.v : a.k;
+    const uint64_t wire = (second ? plane_rows * a.k_width : 0) + in_plane * width;
+    const uint64_t cache = (uint64_t)block * plane.block_stride + in_plane / n * plane.head_stride +
+                           token % a.block_tokens * plane.token_stride;
+    for (uint32_t i = threadIdx.x % 32; i < width; i += 32) {
+      if (a.to_wire)
+        move_element(a.wire, wire + i, a.wire_dtype, plane.base, cache + i, a.cache_dtype);
+      else
+        move_element(plane.base, cache + i, a.cache_dtype, a.wire, wire + i, a.wire_dtype);
+    }
+  }
+}
+
+DEVICE uint64_t mix(uint64_t word, uint64_t index) {
+  uint64_t z = (index << 32 | word) + 0x9e3779b97f4a7c15ull;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+  return z ^ z >> 31;
+}
+
+/* partial[block] = the block's share of the sum over what kv_move moved, counted in 16-bit halves. */
+KERNEL(wire_sum, cuda_wire_sum_args, CUDA_THREADS) {
+  const uint16_t *wire = (const uint16_t *)a.wire;
+  const uint64_t n_halves =
+      range_tokens(a.range, a.table_tokens, a.wire_tokens) * a.token_halves;
+  unsigned long long sum = 0;
+  for (uint64_t i = (uint64_t)blockIdx.x * CUDA_THREADS + threadIdx.x; 2 * i < n_halves;
+       i += (uint64_t)gridDim.x * CUDA_THREADS) {
+    const uint64_t low = wire[2 * i], high = 2 * i + 1 < n_halves ? wire[2 * i + 1] : 0;
+    sum += mix(high << 16 | low, i);
+  }
+  sum = block_fold<unsigned long long, false>(sum);
+  if (threadIdx.x == 0) ((unsigned long long *)a.partial)[blockIdx.x] = sum;
+}
+
+KERNEL(wire_sum_finish, cuda_wire_sum_args, CUDA_THREADS) {
+  unsigned long long sum = 0;
+  for (uint32_t i = threadIdx.x; i < a.n_partial; i += CUDA_THREADS)
+    sum += ((const unsigned long long *)a.partial)[i];
+  sum = block_fold<unsigned long long, false>(sum);
+  if (threadIdx.x == 0) *(unsigned long long *)a.sum = sum;
+}
+
+/* cache[pairs[i][1]] = cache[pairs[i][0]]; pairs(n, 2). Block (pair, share). */
+KERNEL(kv_copy_blocks, cuda_copy_blocks_args, CUDA_THREADS) {
+  const int32_t *pair = row_of<const int32_t>(a.pairs, blockIdx.x);
+  const int32_t from = pair[0], to = pair[1];
+  if (from < 0 || to < 0 || from == to) return;
+  if ((uint64_t)from >= a.n_blocks || (uint64_t)to >= a.n_blocks) return;
+  const uint16_t *source = (const uint16_t *)a.cache + (uint64_t)from * a.block_stride;
+  uint16_t *target = (uint16_t *)a.cache + (uint64_t)to * a.block_stride;
+  for (uint64_t i = (uint64_t)blockIdx.y * CUDA_THREADS + threadIdx.x; i < a.block_halves;
+       i += (uint64_t)gridDim.y * CUDA_THREADS)
+    target[i] = source[i];
+}

@@ -1,0 +1,356 @@
+/* Matmul over packed weights (pack.c): rows of quants on 16-byte boundaries, scales beside them.
+ *
+ * Few rows of x: a warp takes 2 or 4 weight rows and streams them once, 16 bytes a lane and row, for
+ * up to 8 rows of x; float32 arithmetic. The weights' bytes from memory are the limit.
+ * Many rows: tiles of x and of the unpacked weights as 16-bit halves in shared memory, double
+ * buffered, and tensor cores with float32 accumulators. Rows of 40 halves put the 32-bit fragment
+ * reads of a warp on 32 different banks. F32 weights keep float32 arithmetic in 4 x 4 registers. */
+#include "common.cuh"
+
+/* + bias, soft cap, + residual. */
+DEVICE void finish(const cuda_matmul_args &a, uint64_t row, uint32_t column, float value) {
+  if (a.bias) value += ((const float *)a.bias)[column];
+  if (a.cap != 0.0f) value = a.cap * tanhf(value / a.cap);
+  if (a.residual.base) value += row_of<const float>(a.residual, row)[column];
+  row_of<float>(a.out, row)[column] = value;
+}
+
+/* Four floats of x from k on; beyond n_in they are 0. */
+DEVICE void load_x4(float to[4], const float *x, uint32_t k, uint32_t n_in, bool aligned) {
+  if (aligned && k + 4 <= n_in) {
+    const float4 v = *(const float4 *)(x + k);
+    to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+    return;
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < 4; i++)
+    to[i] = k + i < n_in ? x[k + i] : 0.0f;
+}
+
+DEVICE uint32_t word_of(const uint4 &v, int i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/* Byte i of a word with its top bit turned, as an int8: by way of the mantissa of 2^23, because
+ * conversions run at a quarter of the rate of additions. */
+DEVICE float int8_value(uint32_t turned, int i) {
+  return __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7540u + (uint32_t)i)) - 8388736.0f;
+}
+
+/* A nibble at bit 0 as a float less 8. */
+DEVICE float nibble_value(uint32_t word) {
+  return __uint_as_float((word & 15u) | 0x4b000000u) - 8388616.0f;
+}
+
+/* Elements that 16 bytes of a row hold. */
+template <int FORMAT> struct chunk {
+  static const int n = FORMAT == CUDA_F32 ? 4 : FORMAT == CUDA_Q8_0 ? 16 : FORMAT == CUDA_Q4_0 ? 32 : 8;
+};
+
+/* Elements 4 part to 4 part + 3 of a chunk as floats. */
+template <int FORMAT>
+DEVICE void unpack4(float to[4], const uint4 &raw, int part, float scale) {
+  if (FORMAT == CUDA_F32) {
+    to[0] = __uint_as_float(raw.x), to[1] = __uint_as_float(raw.y);
+    to[2] = __uint_as_float(raw.z), to[3] = __uint_as_float(raw.w);
+  } else if (FORMAT == CUDA_Q8_0) {
+    const uint32_t turned = word_of(raw, part) ^ 0x80808080u;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      to[i] = int8_value(turned, i) * scale;
+  } else if (FORMAT == CUDA_Q4_0) { /* byte j: element j low, element j + 16 high */
+    const uint32_t word = word_of(raw, part % 4) >> (part < 4 ? 0 : 4);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      to[i] = nibble_value(word >> 8 * i) * scale;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const uint16_t bits = (uint16_t)(word_of(raw, 2 * part + i / 2) >> i % 2 * 16);
+      to[i] = FORMAT == CUDA_F16 ? f16_value(bits) : bf16_value(bits);
+    }
+  }
+}
+
+/* out(N rows from blockIdx.y * N on, n_out): block (16 or 8 weight rows, N rows of x). With experts
+ * N is 1 and the row's expert picks the matrix; an id outside gives zeros. */
+template <int FORMAT, int N> DEVICE void matmul_vector(const cuda_matmul_args &a) {
+  const int R = CUDA_VECTOR_ROWS(N), E = chunk<FORMAT>::n;
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint32_t column0 = (blockIdx.x * CUDA_VECTOR_WARPS + warp) * R, row0 = blockIdx.y * N;
+  if (column0 >= a.n_out) return;
+  uint64_t expert = 0;
+  bool known = true;
+  if (a.ids.base) {
+    const int32_t id = row_of<const int32_t>(a.ids, row0 / a.k)[row0 % a.k];
+    known = id >= 0 && (uint32_t)id < a.n_experts;
+    expert = known ? (uint64_t)id : 0;
+  }
+  const char *weights[R];
+  const uint16_t *scales[R];
+  const float *x[N];
+#pragma unroll
+  for (int r = 0; r < R; r++) { /* beyond the end the last row is read again, and not stored */
+    const uint64_t column = column0 + r < a.n_out ? column0 + r : a.n_out - 1;
+    const uint64_t matrix = expert * a.weight.matrix_bytes;
+    weights[r] = (const char *)a.weight.data + matrix + column * a.weight.row_bytes;
+    scales[r] = (const uint16_t *)((const char *)a.weight.scales + matrix) +
+                column * a.weight.scale_blocks;
+  }
+#pragma unroll
+  for (int n = 0; n < N; n++)
+    x[n] = row_of<const float>(a.x, (row0 + n < a.n ? row0 + n : a.n - 1) / a.x_share);
+  float sums[R][N];
+#pragma unroll
+  for (int r = 0; r < R; r++)
+#pragma unroll
+    for (int n = 0; n < N; n++)
+      sums[r][n] = 0.0f;
+  for (uint32_t k = lane * E; k < a.n_in; k += 32 * E) {
+    uint4 raw[R];
+    float scale[R];
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+      raw[r] = __ldcs((const uint4 *)(weights[r] + (uint64_t)(k / E) * 16));
+      scale[r] = FORMAT >= CUDA_Q8_0 ? f16_value(scales[r][k / 32]) : 1.0f;
+    }
+#pragma unroll
+    for (int part = 0; part < E / 4; part++) {
+      float w[R][4];
+#pragma unroll
+      for (int r = 0; r < R; r++)
+        unpack4<FORMAT>(w[r], raw[r], part, scale[r]);
+#pragma unroll
+      for (int n = 0; n < N; n++) {
+        float v[4];
+        load_x4(v, x[n], k + 4 * part, a.n_in, a.x_aligned);
+#pragma unroll
+        for (int r = 0; r < R; r++)
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+            sums[r][n] = fmaf(w[r][i], v[i], sums[r][n]);
+      }
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < R; r++)
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+      const float sum = warp_sum(sums[r][n]);
+      if (lane == (uint32_t)(r * N + n) && column0 + r < a.n_out && row0 + n < a.n)
+        finish(a, row0 + n, column0 + r, known ? sum : 0.0f);
+    }
+}
+
+#define VECTOR_KERNEL(name, FORMAT, N)                                                             \
+  KERNEL(matmul_vector_##name##_##N, cuda_matmul_args, CUDA_VECTOR_THREADS) {                      \
+    matmul_vector<FORMAT, N>(a);                                                                   \
+  }
+#define VECTOR_KERNELS(name, FORMAT)                                                               \
+  VECTOR_KERNEL(name, FORMAT, 1)                                                                   \
+  VECTOR_KERNEL(name, FORMAT, 2)                                                                   \
+  VECTOR_KERNEL(name, FORMAT, 4)                                                                   \
+  VECTOR_KERNEL(name, FORMAT, 8)
+VECTOR_KERNELS(f32, CUDA_F32)
+VECTOR_KERNELS(f16, CUDA_F16)
+VECTOR_KERNELS(bf16, CUDA_BF16)
+VECTOR_KERNELS(q8_0, CUDA_Q8_0)
+VECTOR_KERNELS(q4_0, CUDA_Q4_0)
+
+/* ---- tensor cores ---- */
+
+#define TILE_DEPTH  32
+#define TILE_STRIDE 40 /* halves */
+
+/* f16 holds no activation beyond 65504: it is kept there, NaN stays NaN. */
+DEVICE float f16_clamp(float value) {
+  return fabsf(value) > 65504.0f ? copysignf(65504.0f, value) : value;
+}
+
+template <bool BF16> DEVICE uint32_t pack_halves(float low, float high) {
+#if HAS_BF16_MMA
+  if (BF16) return pack_bf16(low, high);
+#endif
+  return pack_f16(f16_clamp(low), f16_clamp(high));
+}
+
+/* 16 elements of a weight row, k to k + 15, on their way to shared memory. */
+struct weight_piece {
+  uint4 raw[2];
+  float scale;
+};
+
+template <int FORMAT>
+DEVICE void fetch_weights(weight_piece &to, const cuda_matmul_args &a, uint32_t column,
+                          uint32_t k) {
+  to.raw[0] = to.raw[1] = make_uint4(0, 0, 0, 0);
+  to.scale = 0.0f;
+  if (column >= a.n_out || k >= a.n_in) return;
+  const char *row = (const char *)a.weight.data + (uint64_t)column * a.weight.row_bytes;
+  if (FORMAT == CUDA_Q8_0) {
+    to.raw[0] = *(const uint4 *)(row + k);
+  } else if (FORMAT == CUDA_Q4_0) {
+    to.raw[0] = *(const uint4 *)(row + k / 32 * 16);
+  } else { /* rows are padded with zeros to whole 16 bytes */
+    to.raw[0] = *(const uint4 *)(row + 2 * k);
+    if (k + 8 < a.n_in) to.raw[1] = *(const uint4 *)(row + 2 * k + 16);
+  }
+  if (FORMAT >= CUDA_Q8_0)
+    to.scale = f16_value(((const uint16_t *)a.weight.scales)[(uint64_t)column *
+                                                                 a.weight.scale_blocks + k / 32]);
+}
+
+template <int FORMAT, bool BF16>
+DEVICE void store_weights(uint16_t *to, const weight_piece &piece, uint32_t k) {
+  uint4 *words = (uint4 *)to;
+  if constexpr (FORMAT == (BF16 ? CUDA_BF16 : CUDA_F16)) {
+    words[0] = piece.raw[0];
+    words[1] = piece.raw[1];
+  } else {
+    uint32_t halves[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      float w[4];
+      if (FORMAT == CUDA_Q4_0 && k % 32 != 0)
+        unpack4<FORMAT>(w, piece.raw[0], i + 4, piece.scale);
+      else
+        unpack4<FORMAT>(w, piece.raw[FORMAT == CUDA_BF16 ? i / 2 : 0],
+                        FORMAT == CUDA_BF16 ? i % 2 : i, piece.scale);
+      halves[2 * i] = pack_halves<BF16>(w[0], w[1]);
+      halves[2 * i + 1] = pack_halves<BF16>(w[2], w[3]);
+    }
+    words[0] = make_uint4(halves[0], halves[1], halves[2], halves[3]);
+    words[1] = make_uint4(halves[4], halves[5], halves[6], halves[7]);
+  }
+}
+
+/* out(SIZE, SIZE) of block (n_out / SIZE, n / SIZE), 2 SIZE threads: a thread moves half a row of 32
+ * of both tiles; the warps are 2 x SIZE / 32, each with SIZE / 2 x 32 results. */
+template <int FORMAT, int SIZE> DEVICE void matmul_tile(const cuda_matmul_args &a) {
+  const bool BF16 = HAS_BF16_MMA && FORMAT != CUDA_F16;
+  const int MI = SIZE / 32, NI = 4;
+  __shared__ __align__(16) uint16_t tile_x[2][SIZE][TILE_STRIDE];
+  __shared__ __align__(16) uint16_t tile_w[2][SIZE][TILE_STRIDE];
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+  const uint32_t warp_row = warp % 2 * (SIZE / 2), warp_column = warp / 2 * 32;
+  const uint32_t row0 = blockIdx.y * SIZE, column0 = blockIdx.x * SIZE;
+  const uint32_t line = threadIdx.x / 2, half = threadIdx.x % 2 * 16;
+  const bool row_known = row0 + line < a.n;
+  const float *x = row_of<const float>(a.x, row_known ? row0 + line : 0);
+  float sums[MI][NI][4] = {};
+  float next_x[16];
+  weight_piece next_w;
+#pragma unroll
+  for (int i = 0; i < 16; i += 4)
+    load_x4(next_x + i, x, half + i, row_known ? a.n_in : 0, a.x_aligned);
+  fetch_weights<FORMAT>(next_w, a, column0 + line, half);
+  uint32_t side = 0;
+  for (uint32_t k = 0; k < a.n_in; k += TILE_DEPTH, side ^= 1) {
+    uint32_t halves[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+      halves[i] = pack_halves<BF16>(next_x[2 * i], next_x[2 * i + 1]);
+    uint4 *to_x = (uint4 *)&tile_x[side][line][half];
+    to_x[0] = make_uint4(halves[0], halves[1], halves[2], halves[3]);
+    to_x[1] = make_uint4(halves[4], halves[5], halves[6], halves[7]);
+    store_weights<FORMAT, BF16>(&tile_w[side][line][half], next_w, half);
+    __syncthreads();
+    if (k + TILE_DEPTH < a.n_in) {
+      const uint32_t ahead = k + TILE_DEPTH + half;
+#pragma unroll
+      for (int i = 0; i < 16; i += 4)
+        load_x4(next_x + i, x, ahead + i, row_known ? a.n_in : 0, a.x_aligned);
+      fetch_weights<FORMAT>(next_w, a, column0 + line, ahead);
+    }
+#pragma unroll
+    for (int step = 0; step < TILE_DEPTH; step += 16) {
+      uint32_t b[NI][2];
+#pragma unroll
+      for (int j = 0; j < NI; j++) {
+        const uint16_t *from = &tile_w[side][warp_column + 8 * j + g][step + 2 * t];
+        b[j][0] = *(const uint32_t *)from;
+        b[j][1] = *(const uint32_t *)(from + 8);
+      }
+#pragma unroll
+      for (int i = 0; i < MI; i++) {
+        const uint16_t *from = &tile_x[side][warp_row + 16 * i + g][step + 2 * t];
+        const uint32_t f[4] = {*(const uint32_t *)from, *(const uint32_t *)(from + 8 * TILE_STRIDE),
+                               *(const uint32_t *)(from + 8),
+                               *(const uint32_t *)(from + 8 * TILE_STRIDE + 8)};
+#pragma unroll
+        for (int j = 0; j < NI; j++)
+          mma_16816<BF16>(sums[i][j], f, b[j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < MI; i++)
+#pragma unroll
+    for (int j = 0; j < NI; j++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const uint32_t row = row0 + warp_row + 16 * i + g + e / 2 * 8;
+        const uint32_t column = column0 + warp_column + 8 * j + 2 * t + e % 2;
+        if (row < a.n && column < a.n_out) finish(a, row, column, sums[i][j][e]);
+      }
+}
+
+#define TILE_KERNEL(name, FORMAT, SIZE)                                                            \
+  KERNEL(matmul_tile_##name##_##SIZE, cuda_matmul_args, 2 * SIZE) {                                \
+    matmul_tile<FORMAT, SIZE>(a);                                                                  \
+  }
+TILE_KERNEL(f16, CUDA_F16, 64)
+TILE_KERNEL(f16, CUDA_F16, 128)
+TILE_KERNEL(bf16, CUDA_BF16, 64)
+TILE_KERNEL(bf16, CUDA_BF16, 128)
+TILE_KERNEL(q8_0, CUDA_Q8_0, 64)
+TILE_KERNEL(q8_0, CUDA_Q8_0, 128)
+TILE_KERNEL(q4_0, CUDA_Q4_0, 64)
+TILE_KERNEL(q4_0, CUDA_Q4_0, 128)
+
+/* ---- float32 ---- */
+
+#define F32_DEPTH 16
+
+/* out(64, 64) of block (n_out / 64, n / 64): thread (u, v) computes 4 x 4 outputs from tiles that
+ * lie transposed, [k][row]. */
+KERNEL(matmul_f32, cuda_matmul_args, CUDA_THREADS) {
+  __shared__ __align__(16) float tile_x[F32_DEPTH][CUDA_F32_TILE + 4];
+  __shared__ __align__(16) float tile_w[F32_DEPTH][CUDA_F32_TILE + 4];
+  const uint32_t u = threadIdx.x / 16, v = threadIdx.x % 16;
+  const uint32_t row0 = blockIdx.y * CUDA_F32_TILE, column0 = blockIdx.x * CUDA_F32_TILE;
+  const uint32_t line = threadIdx.x / 4, depth = threadIdx.x % 4 * 4;
+  const uint32_t row = row0 + line, column = column0 + line;
+  const float *x = row_of<const float>(a.x, row < a.n ? row : 0);
+  const float *w = (const float *)((const char *)a.weight.data +
+                                   (uint64_t)(column < a.n_out ? column : 0) * a.weight.row_bytes);
+  float sums[4][4] = {};
+  for (uint32_t k = 0; k < a.n_in; k += F32_DEPTH) {
+    float from_x[4], from_w[4];
+    load_x4(from_x, x, k + depth, row < a.n ? a.n_in : 0, a.x_aligned);
+    load_x4(from_w, w, k + depth, column < a.n_out ? a.n_in : 0, true);
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      tile_x[depth + i][line] = from_x[i];
+      tile_w[depth + i][line] = from_w[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int d = 0; d < F32_DEPTH; d++) {
+      const float4 p = *(const float4 *)&tile_x[d][4 * u], q = *(const float4 *)&tile_w[d][4 * v];
+      const float left[4] = {p.x, p.y, p.z, p.w}, right[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+          sums[i][j] = fmaf(left[i], right[j], sums[i][j]);
+    }
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < 4; i++)
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++)
+      if (row0 + 4 * u + i < a.n && column0 + 4 * v + j < a.n_out)
+        finish(a, row0 + 4 * u + i, column0 + 4 * v + j, sums[i][j]);
+}

@@ -1,0 +1,125 @@
+/* Plans: an op list as the kernel launches that serve it, all arguments in place.
+ *
+ * Each op has one rule. With a plan it appends launches; without one (op_query) it only judges: the
+ * same checks decide both, so that a yes is kept. */
+#ifndef CUDA_PLAN_H
+#define CUDA_PLAN_H
+
+#include "cuda_plugin.h"
+
+typedef struct cuda_step {
+  cuda_kernel kernel;
+  uint32_t op_index;
+  uint32_t grid[3];
+  uint32_t threads;
+  uint64_t arguments; /* where the kernel's struct begins in the plan's arguments */
+} cuda_step;
+
+typedef struct cuda_plan {
+  const cs_host *host;
+  uint64_t n_steps, steps_capacity; /* the capacities in bytes */
+  uint64_t argument_bytes, arguments_capacity;
+  cuda_step *steps;
+  unsigned char *arguments; /* each struct on 16 bytes */
+  bool out_of_memory;
+} cuda_plan;
+
+void cuda_plan_destroy(cuda_plan *plan);
+
+/* Plans an op list; the error names the op by op_index. */
+cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
+                        cs_plugin_memory *workspace, cuda_plan **out, cs_error *error);
+
+/* Launches every step on a stream, with the context current. A failure names its op. */
+cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUstream stream,
+                           cs_error *error);
+
+/* ---- for the rules ---- */
+
+/* What a rule works with. A refusal is one phrase. */
+typedef struct cuda_rule_context {
+  cs_plugin_device *device;
+  const cs_op *op;
+  cs_plugin_memory *workspace;
+  cuda_plan *plan; /* NULL: only judge */
+  uint32_t op_index;
+  uint32_t error_class;     /* answer of the rule: CS_ERROR_* */
+  uint32_t support;         /* likewise: CS_SUPPORT_* */
+  uint64_t workspace_bytes; /* likewise */
+  char reason[96];          /* likewise, when it says no */
+} cuda_rule_context;
+
+/* true: served (and planned). */
+typedef bool (*cuda_rule)(cuda_rule_context *context);
+
+/* Writes the reason and returns false. */
+bool cuda_refuse(cuda_rule_context *context, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Checks of operands; each refuses with the operand's name where it does not hold. `dtypes` is a
+ * mask of CS_DTYPE_BIT. The window must lie within the memory, whole elements apart. */
+bool cuda_want_tensor(cuda_rule_context *context, uint32_t operand, const char *name,
+                      uint64_t dtypes, uint64_t rows, uint64_t columns);
+/* Rank 1, or one row: `columns` contiguous elements. */
+bool cuda_want_vector(cuda_rule_context *context, uint32_t operand, const char *name,
+                      uint64_t dtypes, uint64_t columns);
+/* A packed weight of ([n_matrices,] n_rows, n_columns), of a dtype in the mask. */
+bool cuda_want_packed(cuda_rule_context *context, uint32_t operand, const char *name,
+                      uint64_t dtypes, uint64_t n_matrices, uint64_t n_rows, uint64_t n_columns);
+/* workspace_bytes are there. */
+bool cuda_want_workspace(cuda_rule_context *context);
+bool cuda_has(const cuda_rule_context *context, uint32_t operand);
+
+/* An operand as a kernel takes it; zeros for an absent one, or without a plan. */
+cuda_rows cuda_rows_of(const cuda_rule_context *context, uint32_t operand);
+void *cuda_base_of(const cuda_rule_context *context, uint32_t operand);
+
+/* Appends a launch; args is copied. An empty grid is left out. Refuses what a grid cannot hold. */
+bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid_x, uint64_t grid_y,
+                   uint64_t grid_z, uint32_t threads, const void *args, size_t args_bytes);
+
+/* Blocks along a row of an elementwise kernel. */
+uint64_t cuda_spans(uint64_t n_columns);
+
+#define CUDA_PLAIN_FLOATS                                                                          \
+  (CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16))
+#define CUDA_F32_ONLY CS_DTYPE_BIT(CS_DTYPE_F32)
+#define CUDA_I32_ONLY CS_DTYPE_BIT(CS_DTYPE_I32)
+#define CUDA_WEIGHT_DTYPES                                                                         \
+  (CUDA_PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0))
+
+/* op_elementwise.c */
+bool cuda_rule_binary(cuda_rule_context *context); /* add, silu_mul, gelu_mul */
+bool cuda_rule_copy(cuda_rule_context *context);
+bool cuda_rule_cast(cuda_rule_context *context);
+bool cuda_rule_rope(cuda_rule_context *context);
+/* op_rows.c */
+bool cuda_rule_gather_rows(cuda_rule_context *context);
+bool cuda_rule_rms_norm(cuda_rule_context *context);
+bool cuda_rule_argmax(cuda_rule_context *context);
+bool cuda_rule_top_k(cuda_rule_context *context);
+bool cuda_rule_moe_route(cuda_rule_context *context);
+bool cuda_rule_moe_combine(cuda_rule_context *context);
+/* op_matmul.c */
+bool cuda_rule_matmul(cuda_rule_context *context);
+bool cuda_rule_moe_matmul(cuda_rule_context *context);
+/* op_kv.c */
+bool cuda_rule_kv_write(cuda_rule_context *context);
+bool cuda_rule_kv_move(cuda_rule_context *context); /* kv_gather, kv_scatter */
+bool cuda_rule_kv_copy_blocks(cuda_rule_context *context);
+/* op_attention.c */
+bool cuda_rule_attention(cuda_rule_context *context);
+
+/* ---- KV planes (op_kv.c) ---- */
+
+typedef struct cuda_plane_shape {
+  uint64_t n_blocks, block_tokens, n_heads, width;
+  cuda_plane plane;
+} cuda_plane_shape;
+
+/* The cache operands k_operand and k_operand + 1: the same blocks and heads in the same dtype. An
+ * absent V has width 0. */
+bool cuda_want_planes(cuda_rule_context *context, uint32_t k_operand, cuda_plane_shape *k,
+                      cuda_plane_shape *v);
+
+#endif
