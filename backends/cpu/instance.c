@@ -64,6 +64,13 @@ static uint32_t partition_cores(const cs_plugin_instance *instance, uint32_t par
 
 /* ---- properties ---- */
 
+static uint64_t block_dtypes(void) {
+  uint64_t dtypes = 0;
+  for (uint32_t i = 0; i < CPU_N_BLOCK_FORMATS; i++)
+    dtypes |= CS_DTYPE_BIT(cpu_block_formats[i].dtype);
+  return dtypes;
+}
+
 static void fill_properties(const cs_plugin_instance *instance, uint32_t partition,
                             uint32_t n_threads, const cpu_kernels *kernels,
                             cs_device_properties *out) {
@@ -79,8 +86,7 @@ static void fill_properties(const cs_plugin_instance *instance, uint32_t partiti
       .memory_domain = "host",
       .compute_domain = "host",
       .dtypes = CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) |
-                CS_DTYPE_BIT(CS_DTYPE_BF16) | CS_DTYPE_BIT(CS_DTYPE_Q8_0) |
-                CS_DTYPE_BIT(CS_DTYPE_Q4_0),
+                CS_DTYPE_BIT(CS_DTYPE_BF16) | block_dtypes(),
       .kv_dtypes =
           CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16),
       .kv_layouts = CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) |

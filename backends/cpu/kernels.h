@@ -6,14 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blocks.h"
+
 /* Float formats by index: CS_DTYPE_F32, F16, BF16 in this order. */
 #define CPU_N_FLOATS 3
 
 /* Matmul tiles: a panel of up to 12 rows of x against a panel of 16 rows (columns of the result)
  * of weights. */
-#define CPU_PANEL_ROWS    12
-#define CPU_PANEL_COLUMNS 16
-#define CPU_BLOCK         32 /* elements with one scale */
+#define CPU_PANEL_ROWS 12
 
 /* Score tiles: up to 6 query vectors against 4 keys. */
 #define CPU_SCORE_ROWS 6
@@ -22,15 +22,9 @@
 /* Rows of attention weights that share a pass over V. */
 #define CPU_MIX_ROWS 4
 
-/* A panel of `rows` quantized activation rows: for each block of 32 elements
- *   int8_t q[rows][32]; float scale[rows]; int32_t start[rows];
- * start is -offset * sum(q), which undoes the offset of weights that are stored unsigned. */
-#define CPU_PANEL_BLOCK_BYTES(rows) ((size_t)(rows) * (CPU_BLOCK + 8))
-
 typedef struct cpu_kernels {
   const char *name;
-  int32_t q8_offset; /* what q8_tile adds to a weight before it multiplies */
-  int32_t q4_offset;
+  const cpu_block_kernels *blocks;
 
   /* out[r * 16 + c] += sum over i of panel[i * rows + r] * weights[i * 16 + c]; weights in the
    * indexed float format. The order of summation does not depend on rows. */
@@ -41,21 +35,6 @@ typedef struct cpu_kernels {
    * k + c * k_stride_bytes in the indexed float format. */
   void (*score_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *q, const void *k,
                                    size_t k_stride_bytes, size_t n, float *out);
-
-  /* Quantizes row `row` of a panel of `rows`. A block with NaN or infinity gets the scale NaN. */
-  void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows, int32_t offset,
-                       void *panel);
-
-  /* out[r * 16 + c] for a panel of x and one of weights: quants as pack.c lays them out, scales
-   * f16 (n_blocks, 16). */
-  void (*q8_tile)(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
-                  size_t n_blocks, float *out);
-  void (*q4_tile)(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
-                  size_t n_blocks, float *out);
-
-  /* The values of a panel of weights in blocks: out[i * 16 + c] for 32 * n_blocks elements i. */
-  void (*q8_floats)(const void *quants, const uint16_t *scales, size_t n_blocks, float *out);
-  void (*q4_floats)(const void *quants, const uint16_t *scales, size_t n_blocks, float *out);
 
   /* out[r][j] += sum over t of p[r * p_stride + t] * v[t][j]; rows 1 to 4, out rows out_stride
    * floats apart, v[t] at v + t * v_stride_bytes in the indexed float format. */

@@ -1,17 +1,12 @@
-/* AVX-512 with VNNI. A matmul tile keeps its 12 x 16 sums in registers. In
- * the block tiles a weight vector holds 4 elements of each of 16 columns and meets an activation
- * word broadcast from memory; vpdpbusd wants one side unsigned, so weights are stored with an
- * offset and the sums start at what the offset adds, negated. */
+/* AVX-512. A matmul tile keeps its 12 x 16 sums in registers. */
 #include "kernels.h"
 
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
 
+#include "avx512.h"
 #include "consort/half.h"
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 enum { F32, F16, BF16 };
 
@@ -51,45 +46,6 @@ INLINE void float_rows(const int rows, const int format, const float *panel, con
   UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(
       out + 16 * r, _mm512_add_ps(_mm512_loadu_ps(out + 16 * r), _mm512_add_ps(even[r], odd[r])));
 }
-
-#define PANEL_CASES(call)                                                                          \
-  switch (rows) {                                                                                  \
-  case 1:                                                                                          \
-    call(1);                                                                                       \
-    break;                                                                                         \
-  case 2:                                                                                          \
-    call(2);                                                                                       \
-    break;                                                                                         \
-  case 3:                                                                                          \
-    call(3);                                                                                       \
-    break;                                                                                         \
-  case 4:                                                                                          \
-    call(4);                                                                                       \
-    break;                                                                                         \
-  case 5:                                                                                          \
-    call(5);                                                                                       \
-    break;                                                                                         \
-  case 6:                                                                                          \
-    call(6);                                                                                       \
-    break;                                                                                         \
-  case 7:                                                                                          \
-    call(7);                                                                                       \
-    break;                                                                                         \
-  case 8:                                                                                          \
-    call(8);                                                                                       \
-    break;                                                                                         \
-  case 9:                                                                                          \
-    call(9);                                                                                       \
-    break;                                                                                         \
-  case 10:                                                                                         \
-    call(10);                                                                                      \
-    break;                                                                                         \
-  case 11:                                                                                         \
-    call(11);                                                                                      \
-    break;                                                                                         \
-  default:                                                                                         \
-    call(12);                                                                                      \
-  }
 
 INLINE void float_tile(const int format, uint32_t rows, const float *panel, const void *weights,
                        size_t n, float *out){
@@ -268,129 +224,6 @@ static void from_f32_bf16(void *out, const float *x, size_t n) {
   }
 }
 
-/* ---- block tiles ---- */
-
-static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
-                         int32_t offset, void *panel) {
-  const __m512 infinity = _mm512_set1_ps(INFINITY);
-  char *block = panel;
-  for (size_t b = 0; b < n_blocks; b++, x += CPU_BLOCK, block += CPU_PANEL_BLOCK_BYTES(rows)) {
-    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
-    const __m512 largest = _mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high));
-    const int broken = _mm512_cmp_ps_mask(_mm512_abs_ps(low), infinity, _CMP_NLT_UQ) |
-                       _mm512_cmp_ps_mask(_mm512_abs_ps(high), infinity, _CMP_NLT_UQ);
-    const float scale = broken ? NAN : _mm512_reduce_max_ps(largest) / 127;
-    const __m512 inverse = _mm512_set1_ps(scale > 0x1p-126f ? 1 / scale : 0);
-    const __m512i q_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-    const __m512i q_high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-    int8_t *q = (int8_t *)block + (size_t)row * CPU_BLOCK;
-    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(q_low));
-    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(q_high));
-    const int32_t start =
-        broken ? 0 : -offset * _mm512_reduce_add_epi32(_mm512_add_epi32(q_low, q_high));
-    memcpy(block + (size_t)rows * CPU_BLOCK + row * sizeof scale, &scale, sizeof scale);
-    memcpy(block + (size_t)rows * (CPU_BLOCK + 4) + row * sizeof start, &start, sizeof start);
-  }
-}
-
-INLINE __m512i word(const char *from) {
-  int32_t bits;
-  memcpy(&bits, from, sizeof bits);
-  return _mm512_set1_epi32(bits);
-}
-
-/* One block: panel (rows, 32) times weights (16, 32) into sums. */
-INLINE void block_step(const int rows, const int nibbles, const char *block, const char *weights,
-                       const uint16_t *scales, __m512 sums[CPU_PANEL_ROWS]) {
-  const char *x_scales = block + rows * CPU_BLOCK, *starts = x_scales + rows * 4;
-  __m512i dots[CPU_PANEL_ROWS];
-  UNROLL for (int r = 0; r < rows; r++) dots[r] = word(starts + 4 * r);
-  const __m512i low_bits = _mm512_set1_epi8(15);
-  const int loads = nibbles ? 4 : 8;
-  UNROLL for (int j = 0; j < loads; j++) {
-    const __m512i loaded = _mm512_loadu_si512(weights + 64 * j);
-    const __m512i w = nibbles ? _mm512_and_si512(loaded, low_bits) : loaded;
-    UNROLL for (int r = 0; r < rows; r++) dots[r] =
-        _mm512_dpbusd_epi32(dots[r], w, word(block + CPU_BLOCK * r + 4 * j));
-    if (nibbles) {
-      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), low_bits);
-      UNROLL for (int r = 0; r < rows; r++) dots[r] =
-          _mm512_dpbusd_epi32(dots[r], upper, word(block + CPU_BLOCK * r + 4 * j + 16));
-    }
-  }
-  const __m512 w_scales = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-  UNROLL for (int r = 0; r < rows; r++) {
-    float x_scale;
-    memcpy(&x_scale, x_scales + 4 * r, sizeof x_scale);
-    const __m512 scale = _mm512_mul_ps(w_scales, _mm512_set1_ps(x_scale));
-    sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
-  }
-}
-
-INLINE void block_rows(const int rows, const int nibbles, const void *panel, const void *quants,
-                       const uint16_t *scales, size_t n_blocks, float *out) {
-  __m512 sums[CPU_PANEL_ROWS];
-  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
-  const char *block = panel, *weights = quants;
-  for (size_t b = 0; b < n_blocks; b++) {
-    block_step(rows, nibbles, block, weights, scales, sums);
-    block += CPU_PANEL_BLOCK_BYTES(rows);
-    weights += nibbles ? 256 : 512;
-    scales += CPU_PANEL_COLUMNS;
-  }
-  UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * r, sums[r]);
-}
-
-INLINE void block_tile(const int nibbles, uint32_t rows, const void *panel, const void *quants,
-                       const uint16_t *scales, size_t n_blocks, float *out) {
-#define BLOCK_ROWS(constant) block_rows(constant, nibbles, panel, quants, scales, n_blocks, out)
-  PANEL_CASES(BLOCK_ROWS)
-#undef BLOCK_ROWS
-}
-
-static void q8_tile(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
-                    size_t n_blocks, float *out) {
-  block_tile(0, rows, panel, quants, scales, n_blocks, out);
-}
-
-static void q4_tile(uint32_t rows, const void *panel, const void *quants, const uint16_t *scales,
-                    size_t n_blocks, float *out) {
-  block_tile(1, rows, panel, quants, scales, n_blocks, out);
-}
-
-/* Values of four elements of all columns, whose quants are the bytes of the words in q. */
-INLINE void word_floats(__m512i q, int32_t zero, __m512 scale, float *out) {
-  UNROLL for (int k = 0; k < 4; k++) {
-    const __m512i byte = _mm512_and_si512(_mm512_srli_epi32(q, 8 * k), _mm512_set1_epi32(255));
-    const __m512i value = _mm512_sub_epi32(byte, _mm512_set1_epi32(zero));
-    _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * k, _mm512_mul_ps(_mm512_cvtepi32_ps(value), scale));
-  }
-}
-
-static void q8_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
-  const char *weights = quants;
-  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS) {
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-    for (int j = 0; j < 8; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS)
-      word_floats(_mm512_loadu_si512(weights), 128, scale, out);
-  }
-}
-
-static void q4_floats(const void *quants, const uint16_t *scales, size_t n_blocks, float *out) {
-  const __m512i low_bits = _mm512_set1_epi8(15);
-  const char *weights = quants;
-  for (size_t b = 0; b < n_blocks; b++, scales += CPU_PANEL_COLUMNS) {
-    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-    for (int j = 0; j < 4; j++, weights += 64, out += 4 * CPU_PANEL_COLUMNS) {
-      const __m512i loaded = _mm512_loadu_si512(weights);
-      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), low_bits);
-      word_floats(_mm512_and_si512(loaded, low_bits), 8, scale, out);
-      word_floats(upper, 8, scale, out + 16 * CPU_PANEL_COLUMNS);
-    }
-    out += 16 * CPU_PANEL_COLUMNS;
-  }
-}
-
 /* ---- rows ---- */
 
 /* exp by 2^n * exp(r), |r| <= ln(2) / 2, with the Taylor polynomial of degree 7: relative error
@@ -467,15 +300,9 @@ static void scale_mul(float *out, const float *x, float scale, const float *weig
 
 const cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512",
-    .q8_offset = 128,
-    .q4_offset = 8,
+    .blocks = &cpu_blocks_avx512,
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
-    .quantize_row = quantize_row,
-    .q8_tile = q8_tile,
-    .q4_tile = q4_tile,
-    .q8_floats = q8_floats,
-    .q4_floats = q4_floats,
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,

@@ -34,7 +34,8 @@ typedef struct row_group {
 typedef struct matmul_job {
   const cpu_kernels *kernels;
   const cs_plugin_memory *weight;
-  bool int8; /* x is quantized */
+  const cpu_block_format *format; /* of the weight; NULL: floats */
+  bool int8;                      /* x is quantized */
   cpu_rows out;
   cpu_rows x;
   cpu_rows residual; /* data NULL where absent */
@@ -61,6 +62,10 @@ typedef struct matmul_space {
   uint64_t bytes;
 } matmul_space;
 
+static const cpu_block_format *format_of(uint32_t dtype) {
+  return cpu_is_block(dtype) ? &cpu_block_formats[cpu_block_index(dtype)] : NULL;
+}
+
 static bool uses_int8(const cs_plugin_device *device, uint32_t dtype, uint64_t n_out,
                       uint64_t n_in) {
   if (cpu_is_float(dtype) || device->int8 == CPU_INT8_NEVER) return false;
@@ -68,8 +73,10 @@ static bool uses_int8(const cs_plugin_device *device, uint32_t dtype, uint64_t n
 }
 
 /* Bytes that one row of x takes in its panel. */
-static uint64_t x_row_bytes(bool int8, uint64_t n_in) {
-  return int8 ? n_in / CPU_BLOCK * CPU_PANEL_BLOCK_BYTES(1) : n_in * sizeof(float);
+static uint64_t x_row_bytes(bool int8, uint32_t dtype, uint64_t n_in) {
+  if (!int8) return n_in * sizeof(float);
+  const cpu_block_format *format = &cpu_block_formats[cpu_block_index(dtype)];
+  return n_in / CPU_BLOCK * cpu_x_block_bytes(cpu_x_extra_of(format->scales), 1);
 }
 
 static uint64_t take(uint64_t *bytes, uint64_t more) {
@@ -79,10 +86,11 @@ static uint64_t take(uint64_t *bytes, uint64_t more) {
 }
 
 /* Where everything lies for n_rows rows of x times n_experts matrices (1: plain). */
-static matmul_space plan_space(bool int8, uint64_t n_rows, uint64_t n_in, uint64_t n_experts) {
+static matmul_space plan_space(bool int8, uint32_t dtype, uint64_t n_rows, uint64_t n_in,
+                               uint64_t n_experts) {
   const uint64_t n_groups = n_experts < n_rows ? n_experts : n_rows;
   matmul_space space = {0};
-  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(int8, n_in));
+  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(int8, dtype, n_in));
   space.panels = take(&space.bytes, (n_rows / CPU_PANEL_ROWS + n_groups) * sizeof(row_panel));
   space.groups = take(&space.bytes, n_groups * sizeof(row_group));
   space.order = take(&space.bytes, n_experts > 1 ? n_rows * sizeof(uint32_t) : 0);
@@ -114,22 +122,23 @@ static const float *x_row(const matmul_job *job, uint64_t sorted) {
 }
 
 static unsigned char *panel_bytes(const matmul_job *job, const row_panel *panel) {
-  return job->x_bytes + panel->first * x_row_bytes(job->int8, job->weight->packed.n_in);
+  const cpu_packed *packed = &job->weight->packed;
+  return job->x_bytes + panel->first * x_row_bytes(job->int8, packed->dtype, packed->n_in);
 }
 
 static void fill_panels(void *context, uint64_t begin, uint64_t end) {
   const matmul_job *job = context;
   const cpu_packed *packed = &job->weight->packed;
-  const int32_t offset =
-      packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_offset : job->kernels->q4_offset;
+  const cpu_block_kernels *blocks = job->kernels->blocks;
   for (uint64_t p = begin; p < end; p++) {
     const row_panel *panel = &job->panels[p];
     for (uint32_t r = 0; r < panel->n; r++) {
       const float *x = x_row(job, panel->first + r);
       float *transposed = (float *)(void *)panel_bytes(job, panel) + r;
       if (job->int8)
-        job->kernels->quantize_row(x, packed->n_in / CPU_BLOCK, r, panel->n, offset,
-                                   panel_bytes(job, panel));
+        blocks->quantize_row(
+            x, packed->n_in / CPU_BLOCK, r, panel->n, cpu_x_extra_of(job->format->scales),
+            blocks->offset[job->format - cpu_block_formats], panel_bytes(job, panel));
       else
         for (uint64_t i = 0; i < packed->n_in; i++)
           transposed[i * panel->n] = x[i];
@@ -164,11 +173,10 @@ typedef float tile_sums[CPU_PANEL_ROWS * CPU_PANEL_COLUMNS];
 static void block_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
                         const unsigned char *weights, tile_sums *sums) {
   const cpu_packed *packed = &job->weight->packed;
-  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
   for (uint32_t p = 0; p < n_panels; p++)
-    (packed->dtype == CS_DTYPE_Q8_0 ? job->kernels->q8_tile : job->kernels->q4_tile)(
-        panels[p].n, panel_bytes(job, &panels[p]), weights, scales, packed->n_in / CPU_BLOCK,
-        sums[p]);
+    job->kernels->blocks->tile[job->format - cpu_block_formats](
+        panels[p].n, panel_bytes(job, &panels[p]), weights, weights + packed->scales_bytes,
+        packed->n_in / CPU_BLOCK, sums[p]);
 }
 
 /* One piece of float weights against all panels. */
@@ -184,16 +192,15 @@ static void float_piece(const matmul_job *job, const row_panel *panels, uint32_t
 static void value_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
                         const unsigned char *weights, tile_sums *sums) {
   const cpu_packed *packed = &job->weight->packed;
-  const bool eight = packed->dtype == CS_DTYPE_Q8_0;
-  const uint16_t *scales = (const uint16_t *)(const void *)(weights + packed->scales_bytes);
-  const uint64_t quant_bytes = packed->scales_bytes / packed->n_in; /* an element of 16 columns */
+  const unsigned char *scales = weights + packed->scales_bytes;
   _Alignas(64) float values[VALUES_DEPTH * CPU_PANEL_COLUMNS];
   memset(sums, 0, n_panels * sizeof *sums);
   for (uint64_t i = 0; i < packed->n_in; i += VALUES_DEPTH) {
     const uint64_t left = packed->n_in - i, n = left < VALUES_DEPTH ? left : VALUES_DEPTH;
-    (eight ? job->kernels->q8_floats : job->kernels->q4_floats)(
-        weights + i * quant_bytes, scales + i / CPU_BLOCK * CPU_PANEL_COLUMNS, n / CPU_BLOCK,
-        values);
+    const uint64_t block = i / CPU_BLOCK;
+    job->kernels->blocks->floats[job->format - cpu_block_formats](
+        weights + block * cpu_quant_bytes(job->format->bits),
+        scales + cpu_scale_bytes(job->format->scales, block), n / CPU_BLOCK, values);
     float_piece(job, panels, n_panels, cpu_float_index(CS_DTYPE_F32), values, i, n, sums);
   }
 }
@@ -260,10 +267,11 @@ static bool check_weight(cs_op_answer *answer, const cs_tensor *weight, uint32_t
   if (weight->layout != CS_LAYOUT_PACKED) return cpu_no(answer, "the weight is not packed");
   if (weight->rank != rank) return cpu_no(answer, "the weight has rank %u", weight->rank);
   const uint32_t dtype = weight->dtype;
-  if (!cpu_is_float(dtype) && dtype != CS_DTYPE_Q8_0 && dtype != CS_DTYPE_Q4_0)
+  if (!cpu_is_float(dtype) && !cpu_is_block(dtype))
     return cpu_no(answer, "weights of dtype %u", dtype);
   const uint64_t n_in = weight->dims[rank - 1];
-  if (!cpu_is_float(dtype) && n_in % CPU_BLOCK != 0)
+  if (cpu_is_block(dtype) &&
+      n_in % (cpu_block_formats[cpu_block_index(dtype)].file_blocks * CPU_BLOCK) != 0)
     return cpu_no(answer, "%llu inputs are not whole blocks", (unsigned long long)n_in);
   return true;
 }
@@ -276,7 +284,7 @@ static bool check_matmul(const cs_plugin_device *device, const cs_op *op, cs_op_
   if (n > UINT32_MAX) return cpu_no(answer, "%llu rows", (unsigned long long)n);
   const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
   answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
-  answer->workspace_bytes = plan_space(int8, n, n_in, 1).bytes;
+  answer->workspace_bytes = plan_space(int8, weight->dtype, n, n_in, 1).bytes;
   return cpu_check_rows(answer, "x", x, CS_DTYPE_F32, n, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n, n_out) &&
          (!cpu_present(bias) || cpu_check_vector(answer, "bias", bias, CS_DTYPE_F32, n_out)) &&
@@ -290,6 +298,7 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   const cs_tensor *weight = &op->operands[2];
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
+                    .format = format_of(weight->dtype),
                     .int8 = uses_int8(run->device, weight->dtype, weight->dims[0], weight->dims[1]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1]),
@@ -302,7 +311,7 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   if (cpu_present(&op->operands[4])) job.residual = cpu_rows_of(&op->operands[4]);
   if (job.out.n == 0) return CS_OK;
   job.n_rows = job.out.n;
-  const matmul_space space = plan_space(job.int8, job.n_rows, weight->dims[1], 1);
+  const matmul_space space = plan_space(job.int8, weight->dtype, job.n_rows, weight->dims[1], 1);
   bind_space(&job, run->workspace, &space);
   add_group(&job, 0, 0, job.n_rows);
   multiply(run, &job);
@@ -327,7 +336,7 @@ static bool check_moe_matmul(const cs_plugin_device *device, const cs_op *op,
                   (unsigned long long)n, (unsigned long long)k);
   const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
   answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
-  answer->workspace_bytes = plan_space(int8, n * k, n_in, n_experts + 1).bytes;
+  answer->workspace_bytes = plan_space(int8, weight->dtype, n * k, n_in, n_experts + 1).bytes;
   return cpu_check_plain(answer, "ids", ids, CS_DTYPE_I32) &&
          cpu_check_rows(answer, "x", x, CS_DTYPE_F32, x_rows, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n * k, n_out);
@@ -367,12 +376,14 @@ static cs_status run_moe_matmul(const cpu_run *run, const cs_op *op, cs_error *e
   const cpu_rows ids = cpu_rows_of(&op->operands[3]);
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
+                    .format = format_of(weight->dtype),
                     .int8 = uses_int8(run->device, weight->dtype, weight->dims[1], weight->dims[2]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1])};
   if (job.out.n == 0) return CS_OK;
   job.out_rows_per_x = job.x.n == ids.n ? ids.columns : 1;
-  const matmul_space space = plan_space(job.int8, job.out.n, weight->dims[2], weight->dims[0] + 1);
+  const matmul_space space =
+      plan_space(job.int8, weight->dtype, job.out.n, weight->dims[2], weight->dims[0] + 1);
   bind_space(&job, run->workspace, &space);
   const cs_status status =
       sort_by_expert(&job, &ids, (uint32_t *)(void *)(run->workspace + space.order), error);

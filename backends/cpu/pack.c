@@ -1,30 +1,18 @@
 /* Packed weights. A matrix is cut into panels of 16 rows, so that a vector of weights belongs to 16
  * columns of the result and nothing is ever summed across a vector. In a panel of a
  *   float format   element i of all 16 rows lies side by side: [n_in][16]
- *   Q8_0           block by block, word[8][16], a word being 4 weights stored unsigned (w + 128)
- *   Q4_0           block by block, word[4][16], word j holding elements 4j.. in low and 16 + 4j..
- *                  in high nibbles
- * and block formats end with their scales f16 [n_blocks][16]. Rows past the end are zeros with
- * scale zero. A row can be read back, so that tied embeddings need no second copy. */
+ *   block format   quants block by block, then scales: see blocks.h
+ * Rows past the end are zeros with scale zero. A row can be read back, so that tied embeddings need
+ * no second copy. The device's threads share the panels out. */
 #include "ops.h"
 
 #include <string.h>
 
-#include "consort/half.h"
-
-#define LAYOUT_VERSION   UINT64_C(1)
+#define LAYOUT_VERSION   UINT64_C(2)
 #define CACHE_LINE_BYTES 64
-
-static uint32_t words_of(uint32_t dtype) {
-  return dtype == CS_DTYPE_Q8_0 ? 8 : 4;
-}
 
 static uint64_t round_up(uint64_t value, uint64_t unit) {
   return (value + unit - 1) / unit * unit;
-}
-
-static bool is_block_format(uint32_t dtype) {
-  return dtype == CS_DTYPE_Q8_0 || dtype == CS_DTYPE_Q4_0;
 }
 
 /* Fills the layout's numbers; false when the weight is not served. */
@@ -44,34 +32,29 @@ static bool plan_layout(const cs_weight *weight, cpu_packed *packed) {
     packed->panel_bytes = round_up(
         packed->n_in * CPU_PANEL_COLUMNS * cpu_float_bytes(weight->dtype), CACHE_LINE_BYTES);
   } else {
-    if (!is_block_format(weight->dtype) || packed->n_in % CPU_BLOCK != 0) return false;
+    if (!cpu_is_block(weight->dtype)) return false;
+    const cpu_block_format *format = &cpu_block_formats[cpu_block_index(weight->dtype)];
+    if (packed->n_in % (CPU_BLOCK * format->file_blocks) != 0) return false;
     const uint64_t n_blocks = packed->n_in / CPU_BLOCK;
-    packed->scales_bytes = n_blocks * words_of(weight->dtype) * 4 * CPU_PANEL_COLUMNS;
-    packed->panel_bytes =
-        round_up(packed->scales_bytes + n_blocks * CPU_PANEL_COLUMNS * 2, CACHE_LINE_BYTES);
+    packed->scales_bytes = n_blocks * cpu_quant_bytes(format->bits);
+    packed->panel_bytes = round_up(packed->scales_bytes + cpu_scale_bytes(format->scales, n_blocks),
+                                   CACHE_LINE_BYTES);
   }
   packed->expert_bytes =
       (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS * packed->panel_bytes;
   return true;
 }
 
-/* Source rows of one panel: (columns, n_blocks) blocks of an f16 scale and words of quants. */
+/* Source rows of one panel: (columns, file blocks). */
 static void pack_blocks(const cpu_packed *packed, const unsigned char *source, uint64_t columns,
                         unsigned char *panel) {
-  const uint32_t words = words_of(packed->dtype);
-  const uint64_t n_blocks = packed->n_in / CPU_BLOCK, block_bytes = 2 + 4 * words;
-  const uint32_t offset = packed->dtype == CS_DTYPE_Q8_0 ? 0x80808080u : 0;
+  const cpu_block_format *format = &cpu_block_formats[cpu_block_index(packed->dtype)];
+  const uint64_t file_elements = format->file_blocks * CPU_BLOCK;
+  const uint64_t file_bytes = cs_sdk_dtype_bytes(packed->dtype, file_elements);
   for (uint64_t c = 0; c < columns; c++)
-    for (uint64_t b = 0; b < n_blocks; b++) {
-      const unsigned char *block = source + (c * n_blocks + b) * block_bytes;
-      memcpy(panel + packed->scales_bytes + (b * CPU_PANEL_COLUMNS + c) * 2, block, 2);
-      for (uint32_t j = 0; j < words; j++) {
-        uint32_t word;
-        memcpy(&word, block + 2 + 4 * j, sizeof word);
-        word ^= offset;
-        memcpy(panel + ((b * words + j) * CPU_PANEL_COLUMNS + c) * 4, &word, sizeof word);
-      }
-    }
+    for (uint64_t i = 0; i < packed->n_in; i += file_elements, source += file_bytes)
+      cpu_block_pack(format, source, i / CPU_BLOCK, (uint32_t)c, panel,
+                     panel + packed->scales_bytes);
 }
 
 /* Source rows of one panel: (columns, n_in). */
@@ -84,19 +67,36 @@ static void pack_floats(const cpu_packed *packed, const unsigned char *source, u
              bytes);
 }
 
-static void pack_weight(cs_plugin_memory *memory, const unsigned char *source) {
-  const cpu_packed *packed = &memory->packed;
+typedef struct pack_job {
+  cs_plugin_memory *memory;
+  const unsigned char *source;
+  uint64_t panels; /* an expert */
+} pack_job;
+
+static void pack_panels(void *context, uint64_t begin, uint64_t end) {
+  const pack_job *job = context;
+  const cpu_packed *packed = &job->memory->packed;
   const uint64_t row_bytes = cs_sdk_dtype_bytes(packed->dtype, packed->n_in);
-  for (uint64_t e = 0; e < packed->n_experts; e++)
-    for (uint64_t first = 0; first < packed->n_out; first += CPU_PANEL_COLUMNS) {
-      unsigned char *panel =
-          memory->data + e * packed->expert_bytes + first / CPU_PANEL_COLUMNS * packed->panel_bytes;
-      const unsigned char *rows = source + (e * packed->n_out + first) * row_bytes;
-      const uint64_t left = packed->n_out - first;
-      memset(panel, 0, packed->panel_bytes);
-      (is_block_format(packed->dtype) ? pack_blocks : pack_floats)(
-          packed, rows, left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS, panel);
-    }
+  for (uint64_t p = begin; p < end; p++) {
+    const uint64_t e = p / job->panels, first = p % job->panels * CPU_PANEL_COLUMNS;
+    const uint64_t left = packed->n_out - first;
+    unsigned char *panel =
+        job->memory->data + e * packed->expert_bytes + p % job->panels * packed->panel_bytes;
+    memset(panel, 0, packed->panel_bytes);
+    (cpu_is_float(packed->dtype) ? pack_floats : pack_blocks)(
+        packed, job->source + (e * packed->n_out + first) * row_bytes,
+        left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS, panel);
+  }
+}
+
+static void pack_weight(cs_plugin_device *device, cs_plugin_memory *memory,
+                        const unsigned char *source) {
+  const cpu_packed *packed = &memory->packed;
+  pack_job job = {
+      .memory = memory, .source = source, .panels = packed->expert_bytes / packed->panel_bytes};
+  pthread_mutex_lock(&device->turn);
+  cpu_pool_for(device->pool, packed->n_experts * job.panels, 4, pack_panels, &job);
+  pthread_mutex_unlock(&device->turn);
 }
 
 /* The one part of a GGUF weight, checked against the weight's own numbers. */
@@ -129,7 +129,7 @@ cs_status cpu_weights_pack(cs_plugin_device *device, const cs_weight *given, cs_
   status = cpu_memory_create(device, packed.n_experts * packed.expert_bytes, out, error);
   if (status != CS_OK) return status;
   (*out)->packed = packed;
-  pack_weight(*out, part.data);
+  pack_weight(device, *out, part.data);
   const cs_packed_info answer = {.struct_size = sizeof answer,
                                  .bytes = (*out)->bytes,
                                  .layout_id = UINT64_C(0x637075) << 40 | LAYOUT_VERSION << 16 |
@@ -139,16 +139,6 @@ cs_status cpu_weights_pack(cs_plugin_device *device, const cs_weight *given, cs_
 }
 
 /* ---- reading a row back ---- */
-
-static void unpack_block(uint32_t dtype, const unsigned char *words, float scale, float *out) {
-  for (uint32_t i = 0; i < CPU_BLOCK; i++) {
-    const bool eight = dtype == CS_DTYPE_Q8_0;
-    const uint32_t element = eight ? i : i % 16;
-    const int byte = words[element / 4 * 4 * CPU_PANEL_COLUMNS + element % 4];
-    const int value = eight ? byte - 128 : (i < 16 ? byte & 15 : byte >> 4) - 8;
-    out[i] = scale * (float)value;
-  }
-}
 
 void cpu_packed_row(const cpu_kernels *kernels, const cs_plugin_memory *memory, uint64_t row,
                     float *out) {
@@ -163,12 +153,8 @@ void cpu_packed_row(const cpu_kernels *kernels, const cs_plugin_memory *memory, 
           &out[i], panel + (i * CPU_PANEL_COLUMNS + column) * bytes, 1);
     return;
   }
-  const uint64_t block_bytes = (uint64_t)words_of(packed->dtype) * 4 * CPU_PANEL_COLUMNS;
-  for (uint64_t b = 0; b < packed->n_in / CPU_BLOCK; b++) {
-    uint16_t scale;
-    memcpy(&scale, panel + packed->scales_bytes + (b * CPU_PANEL_COLUMNS + column) * 2,
-           sizeof scale);
-    unpack_block(packed->dtype, panel + b * block_bytes + column * 4, cs_f32_from_f16(scale),
-                 out + b * CPU_BLOCK);
-  }
+  const cpu_block_format *format = &cpu_block_formats[cpu_block_index(packed->dtype)];
+  for (uint64_t b = 0; b < packed->n_in / CPU_BLOCK; b++)
+    cpu_block_values(format, panel, panel + packed->scales_bytes, b, (uint32_t)column,
+                     out + b * CPU_BLOCK);
 }

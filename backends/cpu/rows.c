@@ -27,7 +27,7 @@ static bool check_gather(const cs_plugin_device *device, const cs_op *op, cs_op_
   if (table->rank != 2) return cpu_no(answer, "table is not a matrix");
   if (table->layout == CS_LAYOUT_PLAIN && !cpu_is_float(table->dtype))
     return cpu_no(answer, "a plain table of dtype %u", table->dtype);
-  if (!cpu_is_float(table->dtype) && table->dtype != CS_DTYPE_Q8_0 && table->dtype != CS_DTYPE_Q4_0)
+  if (!cpu_is_float(table->dtype) && !cpu_is_block(table->dtype))
     return cpu_no(answer, "a table of dtype %u", table->dtype);
   if (table->layout != CS_LAYOUT_PLAIN && table->layout != CS_LAYOUT_PACKED)
     return cpu_no(answer, "a table of layout %u", table->layout);

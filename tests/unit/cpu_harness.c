@@ -168,24 +168,91 @@ void harness_fill(float *x, uint64_t n) {
     x[i] = (float)harness_uniform();
 }
 
-static void random_block(uint32_t dtype, unsigned char *block, double *values) {
-  const uint16_t half = cs_f16_from_f32((float)(0.01 + 0.005 * harness_uniform()));
-  const double scale = (double)cs_f32_from_f16(half);
-  memcpy(block, &half, sizeof half);
-  for (uint32_t i = 0; i < (dtype == CS_DTYPE_Q8_0 ? 32 : 16); i++) {
-    const unsigned char byte = (unsigned char)(128 + 127.5 * harness_uniform());
-    block[2 + i] = byte;
-    if (dtype == CS_DTYPE_Q8_0) {
-      values[i] = scale * (int8_t)byte;
-    } else {
-      values[i] = scale * ((byte & 15) - 8);
-      values[i + 16] = scale * ((byte >> 4) - 8);
-    }
+static float half_at(const unsigned char *at) {
+  return cs_f32_from_f16((uint16_t)(at[0] | at[1] << 8));
+}
+
+static unsigned nibble_at(const unsigned char *at, uint32_t i) {
+  return i < 16 ? at[i] & 15u : at[i - 16] >> 4;
+}
+
+/* Scale (which 0) or minimum (1) of the j-th 32 of a Q4_K or Q5_K block: numbers of 6 bits in 12
+ * bytes, of which the last four hold the low nibbles of numbers 4 to 7. */
+static unsigned k_number(const unsigned char *s, uint32_t j, uint32_t which) {
+  const unsigned char *own = s + 4 * which;
+  if (j < 4) return own[j] & 63u;
+  const unsigned low = which ? s[j + 4] >> 4 : s[j + 4] & 15u;
+  return low | (unsigned)(own[j - 4] >> 6) << 4;
+}
+
+static float k_value(const unsigned char *block, uint32_t i, bool fifth) {
+  const uint32_t j = i / 32, within = i % 32;
+  const unsigned char *quants = block + (fifth ? 48 : 16) + i / 64 * 32;
+  unsigned q = j % 2 ? quants[within] >> 4 : quants[within] & 15u;
+  if (fifth) q += (block[16 + within] >> j & 1u) * 16;
+  const float scale = half_at(block) * (float)k_number(block + 4, j, 0);
+  return scale * (float)q - half_at(block + 2) * (float)k_number(block + 4, j, 1);
+}
+
+static float q6_k_value(const unsigned char *block, uint32_t i) {
+  const uint32_t half = i / 128, quarter = i % 128 / 32, within = i % 32;
+  const unsigned char byte = block[half * 64 + quarter % 2 * 32 + within];
+  const unsigned low = quarter < 2 ? byte & 15u : byte >> 4;
+  const unsigned high = block[128 + half * 32 + within] >> (2 * quarter) & 3u;
+  return half_at(block + 208) * (float)(int8_t)block[192 + i / 16] *
+         (float)((int)(low | high << 4) - 32);
+}
+
+/* Element i of a block, by the formulas of GGUF's formats. */
+static float block_value(uint32_t dtype, const unsigned char *block, uint32_t i) {
+  const float d = half_at(block);
+  switch (dtype) {
+  case CS_DTYPE_Q8_0:
+    return d * (float)(int8_t)block[2 + i];
+  case CS_DTYPE_Q4_0:
+    return d * (float)((int)nibble_at(block + 2, i) - 8);
+  case CS_DTYPE_Q4_1:
+    return d * (float)nibble_at(block + 4, i) + half_at(block + 2);
+  case CS_DTYPE_Q5_0:
+    return d * (float)((int)(nibble_at(block + 6, i) | (block[2 + i / 8] >> i % 8 & 1u) << 4) - 16);
+  case CS_DTYPE_Q5_1:
+    return d * (float)(nibble_at(block + 8, i) | (block[4 + i / 8] >> i % 8 & 1u) << 4) +
+           half_at(block + 2);
+  case CS_DTYPE_Q4_K:
+    return k_value(block, i, false);
+  case CS_DTYPE_Q5_K:
+    return k_value(block, i, true);
+  default:
+    return q6_k_value(block, i);
   }
 }
 
+/* Random bytes, with scales and minima of a sound size. */
+static void random_block(uint32_t dtype, unsigned char *block, double *values) {
+  const uint32_t n = harness_block_elements(dtype);
+  const uint64_t bytes = cs_sdk_dtype_bytes(dtype, n);
+  for (uint64_t i = 0; i < bytes; i++)
+    block[i] = (unsigned char)(128 + 127.5 * harness_uniform());
+  const bool has_min = dtype == CS_DTYPE_Q4_1 || dtype == CS_DTYPE_Q5_1;
+  const double size = n == 256 ? 0.04 : 1; /* where scales are products, one factor is large */
+  const uint16_t d = cs_f16_from_f32((float)(size * (0.01 + 0.005 * harness_uniform())));
+  const double offset = (has_min ? -0.1 : 0.1) + 0.02 * harness_uniform();
+  const uint16_t min = cs_f16_from_f32((float)(size * offset));
+  memcpy(block + (dtype == CS_DTYPE_Q6_K ? 208 : 0), &d, sizeof d);
+  if (has_min || dtype == CS_DTYPE_Q4_K || dtype == CS_DTYPE_Q5_K)
+    memcpy(block + 2, &min, sizeof min);
+  for (uint32_t i = 0; i < n; i++)
+    values[i] = block_value(dtype, block, i);
+}
+
+uint32_t harness_block_elements(uint32_t dtype) {
+  if (dtype < CS_DTYPE_Q8_0) return 1;
+  return dtype >= CS_DTYPE_Q2_K && dtype <= CS_DTYPE_Q6_K ? 256 : 32;
+}
+
 void harness_weights(uint32_t dtype, void *bytes, double *values, uint64_t n) {
-  const uint64_t block_bytes = cs_sdk_dtype_bytes(dtype, 32);
+  const uint32_t elements = harness_block_elements(dtype);
+  const uint64_t block_bytes = cs_sdk_dtype_bytes(dtype, elements);
   for (uint64_t i = 0; i < n; i++) {
     const float x = (float)harness_uniform();
     if (dtype == CS_DTYPE_F32) {
@@ -197,8 +264,8 @@ void harness_weights(uint32_t dtype, void *bytes, double *values, uint64_t n) {
     } else if (dtype == CS_DTYPE_BF16) {
       ((uint16_t *)bytes)[i] = cs_bf16_from_f32(x);
       values[i] = cs_f32_from_bf16(((uint16_t *)bytes)[i]);
-    } else if (i % 32 == 0) {
-      random_block(dtype, (unsigned char *)bytes + i / 32 * block_bytes, values + i);
+    } else if (i % elements == 0) {
+      random_block(dtype, (unsigned char *)bytes + i / elements * block_bytes, values + i);
     }
   }
 }

@@ -52,6 +52,8 @@ bool harness_allows(cpu_harness *harness, uint32_t id, const cs_tensor *operands
 extern uint64_t harness_seed;
 double harness_uniform(void); /* -1 to 1 */
 void harness_fill(float *x, uint64_t n);
+/* Elements in one block of a format; 1 for floats. */
+uint32_t harness_block_elements(uint32_t dtype);
 /* Makes GGUF bytes of n random elements and tells their exact values. */
 void harness_weights(uint32_t dtype, void *bytes, double *values, uint64_t n);
 double harness_nmse(const double *reference, const float *x, uint64_t n);

@@ -1,0 +1,165 @@
+/* Weights in blocks with a scale, GGUF's formats: how a panel of 16 columns holds them, and the
+ * inner loops over them, one table an instruction set.
+ *
+ * A weight is scale * quant - scale * zero, or scale * quant + min; quants are unsigned. Quants of
+ * a panel lie block by block (32 elements of 16 columns). Word j of column c is its elements 4j to
+ * 4j + 3; a vector is one word of all columns, 64 bytes. A block of
+ *   8 bits        8 vectors, one a word
+ *   4, 5, 6 bits  4 vectors: words 0 to 3 in low nibbles, 4 to 7 in high nibbles; then
+ *   5 bits        a vector whose byte bits j are the fifth bits of word j
+ *   6 bits        two vectors, words 0 to 3 and 4 to 7, whose bits 2(j % 4), 2(j % 4) + 1 are the
+ *                 upper bits of word j
+ * Scales follow the quants of the whole panel, see cpu_scales. */
+#ifndef CPU_BLOCKS_H
+#define CPU_BLOCKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define CPU_PANEL_COLUMNS 16
+#define CPU_BLOCK         32 /* elements of a block */
+#define CPU_SUPER         8  /* blocks of a K format that share two factors */
+
+/* Formats by index. */
+enum {
+  CPU_Q8_0,
+  CPU_Q4_0,
+  CPU_Q4_1,
+  CPU_Q5_0,
+  CPU_Q5_1,
+  CPU_Q4_K,
+  CPU_Q5_K,
+  CPU_Q6_K,
+  CPU_N_BLOCK_FORMATS,
+};
+
+typedef enum cpu_scales {
+  CPU_SCALES_F16,     /* a block: f16 scale[16] */
+  CPU_SCALES_F16_MIN, /* a block: f16 scale[16], f16 min[16] */
+  /* 8 blocks: f16 d[16], f16 d_min[16], u8 s[8][16], u8 m[8][16]; scale d * s, min -d_min * m */
+  CPU_SCALES_K,
+  /* 8 blocks: f16 d[16], i8 s[16][16]; scale d * s of each half of a block */
+  CPU_SCALES_HALVES,
+} cpu_scales;
+
+typedef struct cpu_block_format {
+  uint32_t dtype;
+  uint32_t bits;
+  int32_t zero;
+  cpu_scales scales;
+  uint32_t file_blocks; /* blocks of 32 in one of the file's */
+} cpu_block_format;
+
+extern const cpu_block_format cpu_block_formats[CPU_N_BLOCK_FORMATS];
+
+/* The index of a dtype, or CPU_N_BLOCK_FORMATS for one that is not a block format. */
+uint32_t cpu_block_index(uint32_t dtype);
+
+static inline bool cpu_is_block(uint32_t dtype) {
+  return cpu_block_index(dtype) < CPU_N_BLOCK_FORMATS;
+}
+
+/* Bytes of one block's quants in a panel. */
+static inline size_t cpu_quant_bytes(uint32_t bits) {
+  return bits == 8 ? 512 : 256 + (bits - 4) * 64;
+}
+
+/* Bytes of the scales of n_blocks blocks, a multiple of CPU_SUPER for the K formats. */
+static inline size_t cpu_scale_bytes(cpu_scales scales, size_t n_blocks) {
+  switch (scales) {
+  case CPU_SCALES_F16:
+    return n_blocks * 32;
+  case CPU_SCALES_F16_MIN:
+    return n_blocks * 64;
+  case CPU_SCALES_K:
+    return n_blocks / CPU_SUPER * 320;
+  default:
+    return n_blocks / CPU_SUPER * 288;
+  }
+}
+
+/* ---- activations ---- */
+
+/* What a panel of quantized activations says of a block beside its quants and scale. */
+typedef enum cpu_x_extra {
+  CPU_X_START,  /* int32: -offset * sum(q), which undoes the offset of unsigned weights */
+  CPU_X_STARTS, /* int32[2]: the same for each half of the block */
+  CPU_X_SUM,    /* float: scale * sum(q), which meets the minima */
+} cpu_x_extra;
+
+static inline cpu_x_extra cpu_x_extra_of(cpu_scales scales) {
+  if (scales == CPU_SCALES_HALVES) return CPU_X_STARTS;
+  return scales == CPU_SCALES_F16 ? CPU_X_START : CPU_X_SUM;
+}
+
+/* A panel of `rows` quantized rows: for each block int8_t q[rows][32]; float scale[rows]; then the
+ * extra, 4 bytes [rows], or [2][rows] for two starts. */
+static inline size_t cpu_x_block_bytes(cpu_x_extra extra, size_t rows) {
+  return rows * (CPU_BLOCK + (extra == CPU_X_STARTS ? 12 : 8));
+}
+
+/* Writes what follows a block's quants for row `row`, from the sums of its halves' quants. */
+static inline void cpu_x_finish(char *block, uint32_t row, uint32_t rows, float scale, int32_t low,
+                                int32_t high, cpu_x_extra extra, int32_t offset) {
+  char *at = block + (size_t)rows * CPU_BLOCK + (size_t)row * 4;
+  const size_t step = (size_t)rows * 4;
+  const float sum = scale * (float)(low + high);
+  const int32_t start = -offset * (extra == CPU_X_START ? low + high : low);
+  const int32_t second = -offset * high;
+  memcpy(at, &scale, 4);
+  if (extra == CPU_X_SUM)
+    memcpy(at + step, &sum, 4);
+  else
+    memcpy(at + step, &start, 4);
+  if (extra == CPU_X_STARTS) memcpy(at + 2 * step, &second, 4);
+}
+
+typedef struct cpu_block_kernels {
+  int32_t offset[CPU_N_BLOCK_FORMATS]; /* of the tiles' weights, for quantize_row */
+
+  /* Quantizes row `row` of a panel of `rows`. A block with NaN or infinity gets the scale NaN. */
+  void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
+                       cpu_x_extra extra, int32_t offset, void *panel);
+
+  /* out[r * 16 + c] for a panel of x, up to 12 rows, and one of weights. */
+  void (*tile[CPU_N_BLOCK_FORMATS])(uint32_t rows, const void *panel, const void *quants,
+                                    const void *scales, size_t n_blocks, float *out);
+
+  /* The values of a panel of weights: out[i * 16 + c] for 32 * n_blocks elements i. */
+  void (*floats[CPU_N_BLOCK_FORMATS])(const void *quants, const void *scales, size_t n_blocks,
+                                      float *out);
+} cpu_block_kernels;
+
+extern const cpu_block_kernels cpu_blocks_generic;
+extern const cpu_block_kernels cpu_blocks_avx2;
+extern const cpu_block_kernels cpu_blocks_avx512;
+
+/* X(name, index, bits, scales): every format, for tables. */
+#define CPU_BLOCK_TABLE(X)                                                                         \
+  X(q8_0, CPU_Q8_0, 8, CPU_SCALES_F16)                                                             \
+  X(q4_0, CPU_Q4_0, 4, CPU_SCALES_F16)                                                             \
+  X(q4_1, CPU_Q4_1, 4, CPU_SCALES_F16_MIN)                                                         \
+  X(q5_0, CPU_Q5_0, 5, CPU_SCALES_F16)                                                             \
+  X(q5_1, CPU_Q5_1, 5, CPU_SCALES_F16_MIN)                                                         \
+  X(q4_k, CPU_Q4_K, 4, CPU_SCALES_K)                                                               \
+  X(q5_k, CPU_Q5_K, 5, CPU_SCALES_K)                                                               \
+  X(q6_k, CPU_Q6_K, 6, CPU_SCALES_HALVES)
+
+/* ---- packing ---- */
+
+/* Writes one file block of a row, block `first` on, into column c of a panel. */
+void cpu_block_pack(const cpu_block_format *format, const unsigned char *file_block, size_t first,
+                    uint32_t c, unsigned char *quants, unsigned char *scales);
+/* The 32 values of block b of column c. */
+void cpu_block_values(const cpu_block_format *format, const unsigned char *quants,
+                      const unsigned char *scales, size_t b, uint32_t c, float *out);
+
+/* Quant of element i of column c in one block; its scale and min. */
+int32_t cpu_block_quant(uint32_t bits, const unsigned char *quants, uint32_t c, uint32_t i);
+float cpu_block_scale(cpu_scales kind, const unsigned char *scales, size_t b, uint32_t c,
+                      uint32_t half);
+float cpu_block_min(cpu_scales kind, const unsigned char *scales, size_t b, uint32_t c);
+
+#endif

@@ -1,0 +1,88 @@
+/* The portable loops over blocks: plain C, written as the reference for the others. */
+#include <math.h>
+#include <string.h>
+
+#include "blocks.h"
+
+static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
+                         cpu_x_extra extra, int32_t offset, void *panel) {
+  for (size_t b = 0; b < n_blocks; b++, x += CPU_BLOCK) {
+    char *block = (char *)panel + b * cpu_x_block_bytes(extra, rows);
+    int8_t *q = (int8_t *)block + (size_t)row * CPU_BLOCK;
+    float largest = 0;
+    bool finite = true;
+    for (size_t i = 0; i < CPU_BLOCK; i++) {
+      if (!isfinite(x[i])) finite = false;
+      largest = fmaxf(largest, fabsf(x[i]));
+    }
+    float scale = largest / 127;
+    const float inverse = finite && scale > 0x1p-126f ? 1 / scale : 0;
+    int32_t sums[2] = {0, 0};
+    for (size_t i = 0; i < CPU_BLOCK; i++) {
+      q[i] = inverse != 0 ? (int8_t)lrintf(x[i] * inverse) : 0;
+      sums[i / 16] += q[i];
+    }
+    if (!finite) scale = NAN;
+    cpu_x_finish(block, row, rows, scale, sums[0], sums[1], extra, offset);
+  }
+}
+
+static inline __attribute__((always_inline)) void
+tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, const void *panel,
+     const unsigned char *quants, const unsigned char *scales, size_t n_blocks, float *out) {
+  const cpu_x_extra extra = cpu_x_extra_of(kind);
+  memset(out, 0, rows * CPU_PANEL_COLUMNS * sizeof *out);
+  for (size_t b = 0; b < n_blocks; b++, quants += cpu_quant_bytes(bits)) {
+    const char *block = (const char *)panel + b * cpu_x_block_bytes(extra, rows);
+    const float *x_scales = (const float *)(const void *)(block + (size_t)rows * CPU_BLOCK);
+    const float *x_sums = x_scales + rows;
+    for (uint32_t c = 0; c < CPU_PANEL_COLUMNS; c++) {
+      int32_t w[CPU_BLOCK];
+      for (uint32_t i = 0; i < CPU_BLOCK; i++)
+        w[i] = cpu_block_quant(bits, quants, c, i) - zero;
+      const float low = cpu_block_scale(kind, scales, b, c, 0);
+      const float high = cpu_block_scale(kind, scales, b, c, 1);
+      const float min = cpu_block_min(kind, scales, b, c);
+      for (uint32_t r = 0; r < rows; r++) {
+        const int8_t *q = (const int8_t *)block + (size_t)r * CPU_BLOCK;
+        int32_t sums[2] = {0, 0};
+        for (uint32_t i = 0; i < CPU_BLOCK; i++)
+          sums[i / 16] += q[i] * w[i];
+        float *to = &out[r * CPU_PANEL_COLUMNS + c];
+        *to += x_scales[r] * (low * (float)sums[0] + high * (float)sums[1]);
+        if (extra == CPU_X_SUM) *to += min * x_sums[r];
+      }
+    }
+  }
+}
+
+static void floats(const cpu_block_format *format, const void *quants, const void *scales,
+                   size_t n_blocks, float *out) {
+  for (size_t b = 0; b < n_blocks; b++)
+    for (uint32_t c = 0; c < CPU_PANEL_COLUMNS; c++) {
+      float values[CPU_BLOCK];
+      cpu_block_values(format, quants, scales, b, c, values);
+      for (size_t i = 0; i < CPU_BLOCK; i++)
+        out[(b * CPU_BLOCK + i) * CPU_PANEL_COLUMNS + c] = values[i];
+    }
+}
+
+#define BLOCK_KERNELS(name, index, bits, kind)                                                     \
+  static void tile_##name(uint32_t rows, const void *panel, const void *quants,                    \
+                          const void *scales, size_t n_blocks, float *out) {                       \
+    tile(bits, kind, cpu_block_formats[index].zero, rows, panel, quants, scales, n_blocks, out);   \
+  }                                                                                                \
+  static void floats_##name(const void *quants, const void *scales, size_t n_blocks, float *out) { \
+    floats(&cpu_block_formats[index], quants, scales, n_blocks, out);                              \
+  }
+
+CPU_BLOCK_TABLE(BLOCK_KERNELS)
+
+#define TILE(name, index, bits, kind)   [index] = tile_##name,
+#define FLOATS(name, index, bits, kind) [index] = floats_##name,
+
+const cpu_block_kernels cpu_blocks_generic = {
+    .quantize_row = quantize_row,
+    .tile = {CPU_BLOCK_TABLE(TILE)},
+    .floats = {CPU_BLOCK_TABLE(FLOATS)},
+};
