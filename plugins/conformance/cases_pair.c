@@ -1,6 +1,7 @@
 /* Two plugins at once (--pair): KV gathered on the first is scattered on the second and gathered
  * again there. Bytes and sums have to be the same, whatever layout and block size each side has. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "format.h"
@@ -133,6 +134,7 @@ static void pair_case(kit *k, const kit_case *c) {
     }
   kit_release_all(&other);
   kit_close(&other);
+  free(other.resources);
   kit_check(k, scratch->status != KIT_FAILED, "on the second plugin: %.300s", scratch->message);
   if (other.n_unsupported)
     kit_unsupported(k, "the second plugin says no: %.200s", scratch->message);
