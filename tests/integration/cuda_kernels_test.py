@@ -1,0 +1,52 @@
+"""Every CUDA target compiles without a warning, and no kernel spills registers (rope alone has a stack frame: the
+reduction of large angles). Prints registers, shared memory and stack of each kernel. Needs nvcc, no GPU.
+
+Environment: CONSORT_TEST_NVCC, CONSORT_TEST_CUDA_TARGETS (as in backends/cuda/CMakeLists.txt, by commas)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(os.environ["CONSORT_TEST_SOURCE"])
+KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'(.*?)Used (\d+) registers([^\n]*)", re.DOTALL)
+SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+SHARED = re.compile(r"(\d+) bytes smem")
+
+
+def compile_for(target: str, output: Path) -> str:
+    """What ptxas says about one target."""
+    number = target.rstrip("+")
+    done = subprocess.run(
+        [os.environ["CONSORT_TEST_NVCC"], "-fatbin", "-O3", "-Werror", "all-warnings", "-Xptxas", "-v", "-gencode",
+         f"arch=compute_{number},code=sm_{number}", "-o", output, SOURCE / "backends/cuda/kernels/kernels.cu"],
+        capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"sm_{number} does not compile without warnings:\n{done.stderr}{done.stdout}")
+    return done.stderr + done.stdout
+
+
+def main() -> None:
+    spilled = []
+    with tempfile.TemporaryDirectory() as folder:
+        for target in os.environ["CONSORT_TEST_CUDA_TARGETS"].split(","):
+            found = 0
+            for name, architecture, detail, registers, rest in KERNEL.findall(compile_for(target, Path(folder) / "k")):
+                found += 1
+                stack, stores, loads = map(int, SPILLS.search(detail).groups())
+                shared = SHARED.search(rest)
+                print(f"{architecture:8} {name:28} {registers:>4} registers {shared.group(1) if shared else 0:>6} shared "
+                      f"{stack:>4} stack")
+                if stores or loads or (stack and name != "rope"):
+                    spilled.append(f"{architecture} {name}: stack {stack}, spill stores {stores}, loads {loads}")
+            if found == 0:
+                sys.exit(f"{target}: ptxas named no kernel")
+    if spilled:
+        sys.exit("\n".join(spilled))
+
+
+main()
