@@ -27,6 +27,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 HEADER = re.compile(r"\ABreaks: (?P<what>.+)\nTests: (?P<tests>.+)\n(?P<unbuilt>Builds: nothing\n)?")
 CHANGED = re.compile(r"^\+\+\+ b/(?P<file>\S+)", re.MULTILINE)
 BACKEND = re.compile(r"backends/[^/]+/")
+CAUGHT, SKIPPED = "caught", "not tried: its tests are skipped here"
 TURN_SECONDS = 90
 
 
@@ -148,7 +149,7 @@ def problem(source: Path, build: Path, mutant: Mutant) -> str:
 
 
 def verdict(tree: Path, mutant: Mutant) -> str:
-    """"caught", or why it was not."""
+    """CAUGHT, or why it was not."""
     if why := problem(tree, tree / "build", mutant):
         return why
     originals = {tree / f: ((tree / f).read_bytes(), (tree / f).stat()) for f in mutant.files}
@@ -156,7 +157,10 @@ def verdict(tree: Path, mutant: Mutant) -> str:
     try:
         if mutant.builds and (message := build_targets(tree, mutant.tests)):
             return "does not compile: " + message
-        return "caught" if run_tests(tree, mutant.tests).returncode else "SURVIVED"
+        done = run_tests(tree, mutant.tests)
+        if done.returncode:
+            return CAUGHT
+        return SKIPPED if done.stdout.count("***Skipped") == len(mutant.tests) else "SURVIVED"
     finally:
         for path, (data, stat) in originals.items():
             path.write_bytes(data)
@@ -195,7 +199,7 @@ def run(tree: Path, mutants: list[Mutant], args: argparse.Namespace) -> int:
     for number, mutant in enumerate(mutants, 1):
         turn.take()
         result = verdict(tree, mutant)
-        failures += result != "caught"
+        failures += result not in (CAUGHT, SKIPPED)
         print(f"[{number}/{len(mutants)}] {mutant.name}: {result} ({time.monotonic() - started:.0f} s)", flush=True)
     print(f"{len(mutants) - failures} passed, {failures} failed")
     return 1 if failures or not mutants else 0

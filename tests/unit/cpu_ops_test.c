@@ -350,6 +350,25 @@ static void refusals(cpu_harness *h) {
   harness_free(h, halves, 3);
 }
 
+/* The last row, a row of zeros for -1, and the row behind the last. */
+static void gather_stays_within_the_table(void **state) {
+  (void)state;
+  const float table[6] = {1, 2, 3, 4, 5, 6}, want[4] = {5, 6, 0, 0};
+  for (int32_t behind = 0; behind < 2; behind++) {
+    cpu_harness h;
+    assert_true(harness_open(&h, "generic", "1"));
+    const int32_t ids[2] = {2 + behind, -1};
+    cs_tensor operands[3] = {matrix(&h, NULL, 0, 2, 2), matrix(&h, table, 0, 3, 2),
+                             integers(&h, ids, 2)};
+    const cs_gather_rows_params params = {.struct_size = sizeof params, .scale = 1};
+    assert_int_equal(harness_run(&h, CS_OP_GATHER_ROWS, operands, 3, &params, NULL),
+                     behind ? CS_OUT_OF_RANGE : CS_OK);
+    if (!behind) assert_memory_equal(harness_row(&h, &operands[0], 0), want, sizeof want);
+    harness_free(&h, operands, 3);
+    harness_close(&h);
+  }
+}
+
 /* ---- programs ---- */
 
 static void programs(cpu_harness *h) {
@@ -402,6 +421,7 @@ int main(void) {
       cmocka_unit_test(the_largest_comes_first_and_nan_last),
       cmocka_unit_test(routing_and_combining_agree_with_float64),
       cmocka_unit_test(what_is_not_served_is_refused_with_a_reason),
+      cmocka_unit_test(gather_stays_within_the_table),
       cmocka_unit_test(a_program_replays_its_ops),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
