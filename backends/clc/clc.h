@@ -152,11 +152,9 @@ struct clc_copy {
 cs_status clc_check_range(const cs_plugin_device *device, const cs_plugin_memory *memory,
                           uint64_t offset, uint64_t bytes, cs_error *error);
 
-/* The plugin's tables. */
-extern const cs_stream_table clc_stream_table;
-extern const cs_semaphore_table clc_semaphore_table;
+/* The tables that the plugins share, by CS_TABLE_*; NULL for those each has for itself. */
+const void *clc_table(uint32_t id);
+
 extern const cs_capability_table clc_capability_table;
-extern const cs_eager_table clc_eager_table;
-extern const cs_program_table clc_program_table;
 
 #endif

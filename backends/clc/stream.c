@@ -192,15 +192,15 @@ static cs_status stream_signal(cs_plugin_stream *stream, cs_plugin_semaphore *se
   return cs_sdk_queue_signal(clc_stream_of(stream)->queue, semaphore->timeline, value, error);
 }
 
-const cs_stream_table clc_stream_table = {.struct_size = sizeof(cs_stream_table),
-                                          .stream_create = stream_create,
-                                          .stream_destroy = stream_destroy,
-                                          .stream_upload = stream_upload,
-                                          .stream_download = stream_download,
-                                          .stream_copy = stream_copy,
-                                          .stream_fill = stream_fill,
-                                          .stream_wait = stream_wait,
-                                          .stream_signal = stream_signal};
+static const cs_stream_table shared_stream_table = {.struct_size = sizeof(cs_stream_table),
+                                                    .stream_create = stream_create,
+                                                    .stream_destroy = stream_destroy,
+                                                    .stream_upload = stream_upload,
+                                                    .stream_download = stream_download,
+                                                    .stream_copy = stream_copy,
+                                                    .stream_fill = stream_fill,
+                                                    .stream_wait = stream_wait,
+                                                    .stream_signal = stream_signal};
 
 /* ---- semaphore ---- */
 
@@ -247,13 +247,13 @@ static cs_status semaphore_fail(cs_plugin_semaphore *semaphore, const cs_error *
   return cs_sdk_timeline_fail(semaphore->timeline, reason);
 }
 
-const cs_semaphore_table clc_semaphore_table = {.struct_size = sizeof(cs_semaphore_table),
-                                                .semaphore_create = semaphore_create,
-                                                .semaphore_destroy = semaphore_destroy,
-                                                .semaphore_query = semaphore_query,
-                                                .semaphore_wait = semaphore_wait,
-                                                .semaphore_signal = semaphore_signal,
-                                                .semaphore_fail = semaphore_fail};
+static const cs_semaphore_table shared_semaphore_table = {.struct_size = sizeof(cs_semaphore_table),
+                                                          .semaphore_create = semaphore_create,
+                                                          .semaphore_destroy = semaphore_destroy,
+                                                          .semaphore_query = semaphore_query,
+                                                          .semaphore_wait = semaphore_wait,
+                                                          .semaphore_signal = semaphore_signal,
+                                                          .semaphore_fail = semaphore_fail};
 
 /* ---- eager ops and programs ---- */
 
@@ -280,8 +280,8 @@ static cs_status ops_enqueue(cs_plugin_stream *stream, const cs_op *ops, uint32_
   return status;
 }
 
-const cs_eager_table clc_eager_table = {.struct_size = sizeof(cs_eager_table),
-                                        .ops_enqueue = ops_enqueue};
+static const cs_eager_table shared_eager_table = {.struct_size = sizeof(cs_eager_table),
+                                                  .ops_enqueue = ops_enqueue};
 
 static cs_status program_create(cs_plugin_device *device, const cs_op *ops, uint32_t n_ops,
                                 uint32_t op_stride, cs_plugin_memory *workspace,
@@ -320,7 +320,24 @@ static cs_status program_launch(cs_plugin_stream *stream, cs_plugin_program *pro
   return status;
 }
 
-const cs_program_table clc_program_table = {.struct_size = sizeof(cs_program_table),
-                                            .program_create = program_create,
-                                            .program_destroy = program_destroy,
-                                            .program_launch = program_launch};
+static const cs_program_table shared_program_table = {.struct_size = sizeof(cs_program_table),
+                                                      .program_create = program_create,
+                                                      .program_destroy = program_destroy,
+                                                      .program_launch = program_launch};
+
+const void *clc_table(uint32_t id) {
+  switch (id) {
+  case CS_TABLE_STREAM:
+    return &shared_stream_table;
+  case CS_TABLE_SEMAPHORE:
+    return &shared_semaphore_table;
+  case CS_TABLE_CAPABILITY:
+    return &clc_capability_table;
+  case CS_TABLE_EAGER:
+    return &shared_eager_table;
+  case CS_TABLE_PROGRAM:
+    return &shared_program_table;
+  default:
+    return NULL;
+  }
+}

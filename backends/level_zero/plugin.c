@@ -8,20 +8,10 @@ static const void *table(uint32_t id, uint32_t revision) {
     return &level_zero_device_table;
   case CS_TABLE_MEMORY:
     return &level_zero_memory_table;
-  case CS_TABLE_STREAM:
-    return &clc_stream_table;
-  case CS_TABLE_SEMAPHORE:
-    return &clc_semaphore_table;
-  case CS_TABLE_CAPABILITY:
-    return &clc_capability_table;
-  case CS_TABLE_EAGER:
-    return &clc_eager_table;
-  case CS_TABLE_PROGRAM:
-    return &clc_program_table;
   case CS_TABLE_PEER:
     return &level_zero_peer_table;
   default:
-    return NULL;
+    return clc_table(id);
   }
 }
 

@@ -8,18 +8,8 @@ static const void *table(uint32_t id, uint32_t revision) {
     return &opencl_device_table;
   case CS_TABLE_MEMORY:
     return &opencl_memory_table;
-  case CS_TABLE_STREAM:
-    return &clc_stream_table;
-  case CS_TABLE_SEMAPHORE:
-    return &clc_semaphore_table;
-  case CS_TABLE_CAPABILITY:
-    return &clc_capability_table;
-  case CS_TABLE_EAGER:
-    return &clc_eager_table;
-  case CS_TABLE_PROGRAM:
-    return &clc_program_table;
   default:
-    return NULL;
+    return clc_table(id);
   }
 }
 

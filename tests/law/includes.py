@@ -8,7 +8,8 @@ import pathlib
 
 import source
 
-INCLUDE_DIRS = ["core/include", "plugins/sdk/include", "scheduler/include"]
+INCLUDE_DIRS = ["core/include", "plugins/sdk/include", "scheduler/include", "backends"]
+SHARED_BY_BACKENDS = "backends/clc"  # kernels and op rules; knows no driver
 SEAMS = {"core/include": "abi", "plugins/sdk/include": "sdk", "scheduler/include": "facade"}
 WHOLE_MODEL = "plugins/conformance/whole_model"
 
@@ -36,7 +37,8 @@ def allowed(path):
     if own in below:
         return below[own] | {own}
     extra = {"models", "core"} if path.as_posix().startswith(WHOLE_MODEL) else set()
-    return {own, "abi", "sdk"} | extra
+    shared = {SHARED_BY_BACKENDS} if own.startswith("backends/") else set()
+    return {own, "abi", "sdk"} | extra | shared
 
 
 def resolve(root, path, name):

@@ -1,0 +1,55 @@
+"""Whole models over Level Zero: on level_zero:0 alone, and with every other device in both directions.
+
+The device is the test driver's behind the real loader (CONSORT_TEST_LEVEL_ZERO_DRIVER), so this shows that lists, events
+and SPIR-V are right, not that an Intel GPU is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unittest
+from pathlib import Path
+
+DRIVER = os.environ.get("CONSORT_TEST_LEVEL_ZERO_DRIVER", "")
+if not Path(DRIVER).is_file():
+    print("skipped: the Level Zero test driver is not built")
+    sys.exit(77)
+os.environ["ZE_ENABLE_ALT_DRIVERS"] = DRIVER
+
+import placements_test  # noqa: E402
+from program import DEMO_Q8_0, consort, consort_json, devices  # noqa: E402
+
+DEVICE = "level_zero:0"
+
+
+def placements() -> list[tuple[str, str]]:
+    others = [name for name in devices() if not name.startswith("level_zero")]
+    return [(DEVICE, DEVICE)] + [pair for other in others for pair in ((DEVICE, other), (other, DEVICE))]
+
+
+placements_test.placements = placements
+
+
+class LevelZeroTest(placements_test.PlacementsTest):
+    def test_the_device_is_listed_by_what_its_driver_says(self) -> None:
+        listed = [d for p in consort_json("devices")["plugins"] for d in p.get("devices", []) if d["name"] == DEVICE]
+        self.assertEqual(len(listed), 1)
+        self.assertIn("test driver", listed[0]["description"])
+
+    def test_without_the_driver_the_device_is_refused_in_one_line(self) -> None:
+        done = consort("run", DEMO_Q8_0, "-p", "x", "-n", 4, "--prefill", DEVICE, "--decode", "cpu:0",
+                       env={"ZE_ENABLE_ALT_DRIVERS": "/nonexistent/driver.so"})
+        self.assertEqual(done.returncode, 1)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("consort: error: ")]
+        self.assertEqual(len(lines), 1, done.stderr)
+        self.assertIn("no Level Zero driver", lines[0])
+
+
+TESTS = ("test_the_device_is_listed_by_what_its_driver_says", "test_without_the_driver_the_device_is_refused_in_one_line",
+         "test_the_known_story_goes_on_alike_everywhere", "test_the_f32_demo_model_gives_the_reference_tokens_everywhere",
+         "test_the_q8_0_demo_model_agrees_outside_near_ties")
+
+if __name__ == "__main__":
+    chosen = unittest.TestSuite(map(LevelZeroTest, TESTS))
+    sys.exit(not unittest.TextTestRunner(verbosity=2).run(chosen).wasSuccessful())
