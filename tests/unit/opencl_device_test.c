@@ -175,6 +175,7 @@ static void a_program_replays_with_new_contents(void **state) {
   require_ok(
       h.program_table->program_create(h.device, ops, 2, sizeof ops[0], NULL, &program, &error),
       &error);
+  require_ok(harness_finish(&h, &error), &error); /* the first upload has read what changes now */
   for (int launch = 0; launch < 3; launch++) {
     field_set(&a, 1, 7, launch + 0.5);
     field_upload(&h, &a);
