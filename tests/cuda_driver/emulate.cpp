@@ -1,6 +1,7 @@
 /* The scheduler of a block's fibers: round after round each runs until it has to meet others; a
  * group whose members have all come is let go. A round in which nobody moved means a meeting that
- * cannot happen. */
+ * cannot happen. Every other block runs its threads, and every other launch its blocks, backwards:
+ * what reads before it has met the writer finds nothing there in one of the two orders. */
 #include "emulate.h"
 
 #include <cstdlib>
@@ -36,6 +37,7 @@ struct machine {
   char *stacks;
   fiber::context scheduler;
   uint32_t running;
+  uint64_t n_launches;
   const kernel *what;
   const void *arguments;
 };
@@ -61,10 +63,11 @@ bool release(uint32_t first, uint32_t n, state where) {
   return true;
 }
 
-bool run_block(uint32_t n_threads, const char **reason) {
+bool run_block(uint32_t n_threads, bool backwards, const char **reason) {
   for (;;) {
     bool moved = false, alive = false;
-    for (uint32_t i = 0; i < n_threads; i++) {
+    for (uint32_t step = 0; step < n_threads; step++) {
+      const uint32_t i = backwards ? n_threads - 1 - step : step;
       thread &t = m.threads[i];
       if (t.where != ENDED) alive = true;
       if (t.where != READY) continue;
@@ -129,18 +132,20 @@ bool run(const kernel *what, index3 grid, uint32_t threads, const void *argument
   m.warps.resize(MAX_THREADS / 32);
   m.what = what;
   m.arguments = arguments;
-  for (uint32_t z = 0; z < grid.z; z++)
-    for (uint32_t y = 0; y < grid.y; y++)
-      for (uint32_t x = 0; x < grid.x; x++) {
-        for (uint32_t i = 0; i < threads; i++) {
-          thread &t = m.threads[i];
-          t.where = READY;
-          t.index = {{i, 0, 0}, {x, y, z}, grid, i % 32};
-          fiber::prepare(&t.context, m.stacks + i * STACK_BYTES, STACK_BYTES, thread_entry,
-                         nullptr);
-        }
-        if (!run_block(threads, reason)) return false;
-      }
+  const uint64_t n_blocks = (uint64_t)grid.x * grid.y * grid.z;
+  const uint64_t launch = m.n_launches++;
+  for (uint64_t step = 0; step < n_blocks; step++) {
+    const uint64_t block = launch % 2 ? n_blocks - 1 - step : step;
+    const index3 at = {uint32_t(block % grid.x), uint32_t(block / grid.x % grid.y),
+                       uint32_t(block / grid.x / grid.y)};
+    for (uint32_t i = 0; i < threads; i++) {
+      thread &t = m.threads[i];
+      t.where = READY;
+      t.index = {{i, 0, 0}, at, grid, i % 32};
+      fiber::prepare(&t.context, m.stacks + i * STACK_BYTES, STACK_BYTES, thread_entry, nullptr);
+    }
+    if (!run_block(threads, (block + launch / 2) % 2, reason)) return false;
+  }
   return true;
 }
 

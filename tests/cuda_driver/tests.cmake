@@ -1,6 +1,9 @@
 # Tests that need the fake driver: kernels on the CPU, no GPU.
 add_subdirectory(cuda_driver)
-set(cuda_fake "LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/tests/cuda_driver")
+# The leak checker of ASan goes astray in the thread storage of libraries loaded late; the driver
+# counts what is not given back, and cuda_device_test asks it.
+set(cuda_fake "LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/tests/cuda_driver"
+              "ASAN_OPTIONS=detect_leaks=0")
 
 consort_add_unit_test(cuda_device_test consort_abi ${CMAKE_DL_LIBS} m)
 add_dependencies(cuda_device_test consort_plugin_cuda cuda_fake_driver)
@@ -50,7 +53,8 @@ if(TARGET consort-cts)
 endif()
 
 if(TARGET consort_cli)
-  consort_add_python_test(cuda_placements_test integration/cuda_placements_test.py integration)
+  consort_add_python_test(cuda_placements_test integration/cuda_placements_test.py integration
+                          noasan)
   set_property(TEST cuda_placements_test APPEND PROPERTY ENVIRONMENT
     ${cuda_fake} "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
   consort_add_python_test(cuda_check_test integration/cuda_check_test.py integration noasan)
