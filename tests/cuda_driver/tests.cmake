@@ -49,7 +49,7 @@ if(TARGET consort-cts)
            COMMAND consort-cts $<TARGET_FILE:consort_plugin_cuda> --quick --no-speed --soak 1
                    --require Core,LLM-dense,LLM-quant,MoE,Disaggregated)
   set_tests_properties(conformance_cuda_on_fake_driver PROPERTIES LABELS conformance TIMEOUT 300
-    ENVIRONMENT ${cuda_fake})
+    ENVIRONMENT "${cuda_fake}")
 endif()
 
 if(TARGET consort_cli)
