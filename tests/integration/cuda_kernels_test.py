@@ -1,5 +1,5 @@
-"""Every CUDA target compiles without a warning, and no kernel spills registers (rope alone has a stack frame: the
-reduction of large angles). Prints registers, shared memory and stack of each kernel. Needs nvcc, no GPU.
+"""Every CUDA target compiles without a warning, and no hot kernel (matmul, attention, norm) spills registers. Prints
+registers, shared memory, stack and spills of each kernel. Needs nvcc, no GPU.
 
 Environment: CONSORT_TEST_NVCC, CONSORT_TEST_CUDA_TARGETS (as in backends/cuda/CMakeLists.txt, by commas)."""
 
@@ -15,6 +15,7 @@ from pathlib import Path
 SOURCE = Path(os.environ["CONSORT_TEST_SOURCE"])
 KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'(.*?)Used (\d+) registers([^\n]*)", re.DOTALL)
 SPILLS = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+HOT = re.compile(r"matmul_|attention_|rms_norm")
 SHARED = re.compile(r"(\d+) bytes smem")
 
 
@@ -40,8 +41,8 @@ def main() -> None:
                 stack, stores, loads = map(int, SPILLS.search(detail).groups())
                 shared = SHARED.search(rest)
                 print(f"{architecture:8} {name:28} {registers:>4} registers {shared.group(1) if shared else 0:>6} shared "
-                      f"{stack:>4} stack")
-                if stores or loads or (stack and name != "rope"):
+                      f"{stack:>4} stack {stores + loads:>4} spilled")
+                if HOT.match(name) and (stores or loads or stack):
                     spilled.append(f"{architecture} {name}: stack {stack}, spill stores {stores}, loads {loads}")
             if found == 0:
                 sys.exit(f"{target}: ptxas named no kernel")
