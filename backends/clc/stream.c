@@ -29,32 +29,41 @@ static const clc_driver *driver_of(const cs_plugin_stream *stream) {
 
 /* ---- commands, on the stream's thread ---- */
 
+/* After a failure the host may free what earlier commands still use: they are waited for first. */
+static cs_status settle(cs_plugin_stream *stream, cs_status status) {
+  cs_error ignored = CS_ERROR_INIT;
+  if (status != CS_OK && status != CS_DEVICE_LOST)
+    (void)driver_of(stream)->stream_drain(stream, &ignored);
+  return status;
+}
+
 static cs_status run_upload(void *context, void *payload, cs_error *error) {
-  return driver_of(context)->upload(context, payload, error);
+  return settle(context, driver_of(context)->upload(context, payload, error));
 }
 
 static cs_status run_download(void *context, void *payload, cs_error *error) {
-  return driver_of(context)->download(context, payload, error);
+  return settle(context, driver_of(context)->download(context, payload, error));
 }
 
 static cs_status run_copy(void *context, void *payload, cs_error *error) {
-  return driver_of(context)->copy(context, payload, error);
+  return settle(context, driver_of(context)->copy(context, payload, error));
 }
 
 static cs_status run_fill(void *context, void *payload, cs_error *error) {
-  return driver_of(context)->fill(context, payload, error);
+  return settle(context, driver_of(context)->fill(context, payload, error));
 }
 
 static cs_status run_plan(void *context, void *payload, cs_error *error) {
   clc_plan *const *plan = payload;
-  return driver_of(context)->launch(context, *plan, error);
+  return settle(context, driver_of(context)->launch(context, *plan, error));
 }
 
 static cs_status run_program(void *context, void *payload, cs_error *error) {
   cs_plugin_program *const *program = payload;
-  if ((*program)->recording)
-    return driver_of(context)->replay(context, (*program)->recording, error);
-  return driver_of(context)->launch(context, (*program)->plan, error);
+  const clc_driver *driver = driver_of(context);
+  return settle(context, (*program)->recording
+                             ? driver->replay(context, (*program)->recording, error)
+                             : driver->launch(context, (*program)->plan, error));
 }
 
 static void program_release(cs_plugin_program *program) {

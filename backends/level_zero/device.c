@@ -32,11 +32,14 @@ static cs_status find_ordinals(cs_plugin_device *device, cs_error *error) {
   for (uint32_t i = 0; i < MAX_GROUPS; i++)
     groups[i] = (ze_command_queue_group_properties_t){
         .stype = ZE_STRUCTURE_TYPE_COMMAND_QUEUE_GROUP_PROPERTIES};
-  uint32_t n = MAX_GROUPS;
+  uint32_t n = 0;
+  LEVEL_ZERO_TRY(&device->root->api, zeDeviceGetCommandQueueGroupProperties, device->found.device,
+                 &n, NULL);
+  if (n > MAX_GROUPS) n = MAX_GROUPS;
   LEVEL_ZERO_TRY(&device->root->api, zeDeviceGetCommandQueueGroupProperties, device->found.device,
                  &n, groups);
   device->compute_ordinal = device->copy_ordinal = LEVEL_ZERO_NO_ORDINAL;
-  for (uint32_t i = n < MAX_GROUPS ? n : MAX_GROUPS; i-- > 0;) {
+  for (uint32_t i = n; i-- > 0;) {
     if (groups[i].numQueues == 0) continue;
     if (groups[i].flags & ZE_COMMAND_QUEUE_GROUP_PROPERTY_FLAG_COMPUTE)
       device->compute_ordinal = i;

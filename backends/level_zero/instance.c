@@ -1,5 +1,6 @@
 /* Which devices there are. A failed zeInit is final for the process, and asking on for drivers may
- * crash the loader, so the first failure ends the search. */
+ * crash the loader, so the first failure ends the search. Counts are always asked for first: not
+ * every driver corrects one that is too large. */
 #include "level_zero.h"
 
 #include <stdio.h>
@@ -17,11 +18,13 @@ static cs_status find_drivers(level_zero_root *root, cs_error *error) {
     return cs_sdk_error(error, CS_NOT_FOUND, result,
                         "no Level Zero driver is installed that can start (zeInit: 0x%x)",
                         (unsigned)result);
-  uint32_t n = LEVEL_ZERO_MAX_DRIVERS;
-  LEVEL_ZERO_TRY(api, zeDriverGet, &n, root->drivers);
+  uint32_t n = 0;
+  LEVEL_ZERO_TRY(api, zeDriverGet, &n, NULL);
   if (n == 0) return cs_sdk_error(error, CS_NOT_FOUND, 0, "no Level Zero driver is installed");
+  if (n > LEVEL_ZERO_MAX_DRIVERS) n = LEVEL_ZERO_MAX_DRIVERS;
+  LEVEL_ZERO_TRY(api, zeDriverGet, &n, root->drivers);
   const ze_context_desc_t desc = {.stype = ZE_STRUCTURE_TYPE_CONTEXT_DESC};
-  for (; root->n_drivers < n && root->n_drivers < LEVEL_ZERO_MAX_DRIVERS; root->n_drivers++)
+  for (; root->n_drivers < n; root->n_drivers++)
     LEVEL_ZERO_TRY(api, zeContextCreate, root->drivers[root->n_drivers], &desc,
                    &root->contexts[root->n_drivers]);
   return CS_OK;
@@ -31,10 +34,12 @@ static uint32_t find_devices(const level_zero_root *root, level_zero_found found
   uint32_t n_found = 0;
   for (uint32_t d = 0; d < root->n_drivers; d++) {
     ze_device_handle_t devices[MAX_DEVICES];
-    uint32_t n = MAX_DEVICES - n_found;
+    uint32_t n = 0;
+    if (root->api.zeDeviceGet(root->drivers[d], &n, NULL) != ZE_RESULT_SUCCESS) continue;
+    if (n > MAX_DEVICES - n_found) n = MAX_DEVICES - n_found;
     if (n == 0 || root->api.zeDeviceGet(root->drivers[d], &n, devices) != ZE_RESULT_SUCCESS)
       continue;
-    for (uint32_t i = 0; i < n && n_found < MAX_DEVICES; i++)
+    for (uint32_t i = 0; i < n; i++)
       found[n_found++] = (level_zero_found){devices[i], d};
   }
   return n_found;
@@ -108,11 +113,13 @@ static uint64_t memory_bytes(const level_zero_root *root, const level_zero_found
   for (uint32_t i = 0; i < MAX_MEMORIES; i++)
     memories[i] =
         (ze_device_memory_properties_t){.stype = ZE_STRUCTURE_TYPE_DEVICE_MEMORY_PROPERTIES};
-  uint32_t n = MAX_MEMORIES;
+  uint32_t n = 0;
   uint64_t bytes = 0;
+  if (root->api.zeDeviceGetMemoryProperties(found->device, &n, NULL) != ZE_RESULT_SUCCESS) return 0;
+  if (n > MAX_MEMORIES) n = MAX_MEMORIES;
   if (root->api.zeDeviceGetMemoryProperties(found->device, &n, memories) != ZE_RESULT_SUCCESS)
     return 0;
-  for (uint32_t i = 0; i < n && i < MAX_MEMORIES; i++)
+  for (uint32_t i = 0; i < n; i++)
     bytes += memories[i].totalSize;
   return bytes;
 }

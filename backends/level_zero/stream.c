@@ -19,11 +19,11 @@ cs_status level_zero_stream_drain(cs_plugin_stream *stream, cs_error *error) {
   return status;
 }
 
-/* Enters a lane, waiting first when the events are used up; two are kept for entering and waiting.
- */
+/* Enters a lane, waiting first when few events are left: entering takes one, and so do waiting and,
+ * where that took too long, waiting once more at the end. */
 static cs_status enter(cs_plugin_stream *stream, level_zero_lane lane, cs_error *error) {
   if (lane == LANE_COPY && !stream->lanes.lists[LANE_COPY]) lane = LANE_COMPUTE;
-  if (stream->lanes.n_events + 2 > LEVEL_ZERO_EVENTS) {
+  if (stream->lanes.n_events + 3 > LEVEL_ZERO_EVENTS) {
     const cs_status status = level_zero_stream_drain(stream, error);
     if (status != CS_OK) return status;
   }

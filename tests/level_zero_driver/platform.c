@@ -153,7 +153,7 @@ static ze_result_t ZE_APICALL device_get(ze_driver_handle_t driver, uint32_t *co
   if (driver != DRIVER) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   for (uint32_t i = 0; devices && i < *count && i < test_gpu.n_devices; i++)
     devices[i] = DEVICE(i);
-  if (*count == 0 || *count > test_gpu.n_devices) *count = test_gpu.n_devices;
+  if (*count == 0) *count = test_gpu.n_devices;
   return ZE_RESULT_SUCCESS;
 }
 
