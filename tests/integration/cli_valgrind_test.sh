@@ -26,3 +26,5 @@ check() {
 }
 check cpu:0 cpu:0
 check "cpu:0?threads=1" cpu:0
+export CONSORT_CPU_PARTITIONS=2
+check cpu:0 cpu:1

@@ -17,7 +17,7 @@ set_target_properties(front_door_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMA
 set(null_folder $<TARGET_FILE_DIR:consort_plugin_null>)
 add_test(NAME front_door_bench COMMAND front_door_bench ${null_folder})
 set_tests_properties(front_door_bench PROPERTIES LABELS bench TIMEOUT 60)
-if(NOT CONSORT_SANITIZE AND CMAKE_BUILD_TYPE MATCHES "^Rel")
+if(CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT CONSORT_SANITIZE AND CMAKE_BUILD_TYPE MATCHES "^Rel")
   add_test(NAME callgrind_front_door_test
            COMMAND ${CONSORT_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/integration/callgrind_front_door_test.py
                    $<TARGET_FILE:front_door_bench> ${null_folder})
