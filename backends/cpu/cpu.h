@@ -40,12 +40,12 @@ struct cs_plugin_instance {
   uint32_t n_partitions;
 };
 
-/* Whether activations that meet block weights are rounded to int8; see docs/cpu.md. */
-typedef enum cpu_int8 {
-  CPU_INT8_AUTO, /* where the matrix is large enough to gain from it */
-  CPU_INT8_ALWAYS,
-  CPU_INT8_NEVER,
-} cpu_int8;
+/* Whether a matmul rounds its activations; see docs/cpu.md. */
+typedef enum cpu_rounding {
+  CPU_ROUND_AUTO, /* where the matrix is large enough to gain from it */
+  CPU_ROUND_ALWAYS,
+  CPU_ROUND_NEVER,
+} cpu_rounding;
 
 struct cs_plugin_device {
   const cs_host *host;
@@ -53,7 +53,8 @@ struct cs_plugin_device {
   uint32_t partition;
   uint32_t n_threads;
   const cpu_kernels *kernels;
-  cpu_int8 int8;
+  cpu_rounding int8;     /* with weights in blocks */
+  cpu_rounding bf16;     /* with weights of 16 bits; NEVER where the kernels have no such tile */
   const uint32_t *cores; /* where thread i runs; NULL: not pinned */
   cpu_pool *pool;
   pthread_mutex_t turn; /* held for one op: streams of one device take turns */

@@ -13,7 +13,8 @@
 typedef struct device_options {
   uint32_t n_threads; /* 0: one a core */
   const cpu_kernels *kernels;
-  cpu_int8 int8;
+  cpu_rounding int8;
+  cpu_rounding bf16;
 } device_options;
 
 /* ---- instance ---- */
@@ -123,16 +124,16 @@ static cs_status cpu_device_properties(cs_plugin_device *device, cs_device_prope
 
 /* ---- open and close ---- */
 
-static cs_status read_int8(const char *value, cpu_int8 *out, cs_error *error) {
+static cs_status read_rounding(const cs_option *option, cpu_rounding *out, cs_error *error) {
   static const char *const names[] = {
-      [CPU_INT8_AUTO] = "auto", [CPU_INT8_ALWAYS] = "always", [CPU_INT8_NEVER] = "never"};
+      [CPU_ROUND_AUTO] = "auto", [CPU_ROUND_ALWAYS] = "always", [CPU_ROUND_NEVER] = "never"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-    if (strcmp(value, names[i]) == 0) {
-      *out = (cpu_int8)i;
+    if (strcmp(option->value, names[i]) == 0) {
+      *out = (cpu_rounding)i;
       return CS_OK;
     }
-  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "int8=%.32s: not auto, always or never",
-                      value);
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s=%.32s: not auto, always or never",
+                      option->key, option->value);
 }
 
 static cs_status read_option(const cs_option *option, device_options *to, cs_error *error) {
@@ -149,9 +150,11 @@ static cs_status read_option(const cs_option *option, device_options *to, cs_err
                         "kernel=%.32s: not one of generic, avx2, avx512 that this machine can run",
                         option->value);
   }
-  if (strcmp(option->key, "int8") == 0) return read_int8(option->value, &to->int8, error);
+  if (strcmp(option->key, "int8") == 0) return read_rounding(option, &to->int8, error);
+  if (strcmp(option->key, "bf16") == 0) return read_rounding(option, &to->bf16, error);
   return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                      "unknown option '%.32s': there are threads, kernel and int8", option->key);
+                      "unknown option '%.32s': there are threads, kernel, int8 and bf16",
+                      option->key);
 }
 
 static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
@@ -178,6 +181,7 @@ static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
   device->n_threads = chosen.n_threads ? chosen.n_threads : n_cores;
   device->kernels = chosen.kernels;
   device->int8 = chosen.int8;
+  device->bf16 = cpu_kernels_have_bf16(chosen.kernels) ? chosen.bf16 : CPU_ROUND_NEVER;
   if (device->n_threads <= n_cores) device->cores = &instance->topology.cores[first];
   if (pthread_mutex_init(&device->turn, NULL) != 0) goto err_free_device;
   device->pool = cpu_pool_create(host, device->n_threads, device->cores);

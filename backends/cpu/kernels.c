@@ -2,7 +2,6 @@
  * serves every machine of its architecture. */
 #include "kernels.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 #ifdef CPU_X86_KERNELS
@@ -26,7 +25,17 @@ const cpu_kernels *cpu_kernels_find(const char *name) {
   return NULL;
 }
 
+bool cpu_kernels_have_bf16(const cpu_kernels *kernels) {
+  __builtin_cpu_init();
+  return kernels->bf16_tile[0] && __builtin_cpu_supports("avx512bf16");
+}
+
 #else
+
+bool cpu_kernels_have_bf16(const cpu_kernels *kernels) {
+  (void)kernels;
+  return false;
+}
 
 const cpu_kernels *cpu_kernels_find(const char *name) {
   return !name || strcmp(name, "generic") == 0 ? &cpu_kernels_generic : NULL;

@@ -3,6 +3,7 @@
 #ifndef CPU_KERNELS_H
 #define CPU_KERNELS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,11 @@ typedef struct cpu_kernels {
   void (*float_tile[CPU_N_FLOATS])(uint32_t rows, const float *panel, const void *weights, size_t n,
                                    float *out);
 
+  /* As float_tile, for f16 and bf16 weights against x rounded to bf16, in pairs: panel[i * rows +
+   * r] holds elements 2i and 2i + 1. NULL where the table has none; see cpu_kernels_have_bf16. */
+  void (*bf16_tile[2])(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
+                       size_t n_pairs, float *out);
+
   /* out[r * 4 + c] = sum over i of q[r][i] * k[c][i]; rows 1 to 6, always 4 keys, k[c] at
    * k + c * k_stride_bytes in the indexed float format. */
   void (*score_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *q, const void *k,
@@ -56,6 +62,15 @@ typedef struct cpu_kernels {
 extern const cpu_kernels cpu_kernels_generic;
 extern const cpu_kernels cpu_kernels_avx2;
 extern const cpu_kernels cpu_kernels_avx512;
+
+/* Of the avx512 table, for processors that have AVX512-BF16, too. */
+void cpu_bf16_tile_f16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
+                       size_t n_pairs, float *out);
+void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
+                        size_t n_pairs, float *out);
+
+/* Whether the table's bf16_tile exists and this machine can run it. */
+bool cpu_kernels_have_bf16(const cpu_kernels *kernels);
 
 /* The fastest table this machine can run, or the named one ("generic", "avx2", "avx512"); NULL when
  * the name is unknown or the machine cannot run it. */

@@ -302,6 +302,7 @@ const cpu_kernels cpu_kernels_avx512 = {
     .name = "avx512",
     .blocks = &cpu_blocks_avx512,
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
+    .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .exp_sum = exp_sum,

@@ -4,7 +4,7 @@
  * weights leave memory once. Panels of x are made in the workspace: quantized to int8, or, where
  * the arithmetic is float, transposed; then n_in is taken in pieces that stay in a cache. Weights
  * in blocks go either way: int8 is faster and float is exact, so matrices too small to take much
- * time are multiplied as floats. */
+ * time are multiplied as floats. The same holds for 16-bit weights and bf16. */
 #include "ops.h"
 
 #include <math.h>
@@ -13,7 +13,8 @@
 #define MAX_EXPERTS    1024
 #define FLOAT_DEPTH    2048                /* elements of n_in in one pass */
 #define VALUES_DEPTH   256                 /* likewise where blocks are first made floats */
-#define INT8_ELEMENTS  (UINT64_C(1) << 20) /* of the smallest matrix that int8 is chosen for */
+#define ROUND_ELEMENTS (UINT64_C(1) << 20) /* of the smallest matrix that rounds x */
+#define PAIRS_PIECE    256                 /* elements of x rounded at a time */
 #define PASS_PANELS    16
 #define PIECE_BYTES    (UINT64_C(128) << 10)
 #define WORKSPACE_UNIT 64
@@ -31,11 +32,14 @@ typedef struct row_group {
   uint32_t n_panels;
 } row_group;
 
+/* What x is made, and with it the arithmetic. */
+typedef enum cpu_arithmetic { CPU_IN_F32, CPU_IN_BF16, CPU_IN_INT8 } cpu_arithmetic;
+
 typedef struct matmul_job {
   const cpu_kernels *kernels;
   const cs_plugin_memory *weight;
   const cpu_block_format *format; /* of the weight; NULL: floats */
-  bool int8;                      /* x is quantized */
+  cpu_arithmetic arithmetic;
   cpu_rows out;
   cpu_rows x;
   cpu_rows residual; /* data NULL where absent */
@@ -66,15 +70,24 @@ static const cpu_block_format *format_of(uint32_t dtype) {
   return cpu_is_block(dtype) ? &cpu_block_formats[cpu_block_index(dtype)] : NULL;
 }
 
-static bool uses_int8(const cs_plugin_device *device, uint32_t dtype, uint64_t n_out,
-                      uint64_t n_in) {
-  if (cpu_is_float(dtype) || device->int8 == CPU_INT8_NEVER) return false;
-  return device->int8 == CPU_INT8_ALWAYS || n_out * n_in >= INT8_ELEMENTS;
+static cpu_arithmetic arithmetic_of(const cs_plugin_device *device, uint32_t dtype, uint64_t n_out,
+                                    uint64_t n_in) {
+  if (dtype == CS_DTYPE_F32) return CPU_IN_F32;
+  const cpu_rounding choice = cpu_is_block(dtype) ? device->int8 : device->bf16;
+  if (choice == CPU_ROUND_NEVER || (choice == CPU_ROUND_AUTO && n_out * n_in < ROUND_ELEMENTS))
+    return CPU_IN_F32;
+  return cpu_is_block(dtype) ? CPU_IN_INT8 : CPU_IN_BF16;
+}
+
+static uint32_t error_class_of(cpu_arithmetic arithmetic) {
+  if (arithmetic == CPU_IN_INT8) return CS_ERROR_INT8;
+  return arithmetic == CPU_IN_BF16 ? CS_ERROR_HALF : CS_ERROR_F32;
 }
 
 /* Bytes that one row of x takes in its panel. */
-static uint64_t x_row_bytes(bool int8, uint32_t dtype, uint64_t n_in) {
-  if (!int8) return n_in * sizeof(float);
+static uint64_t x_row_bytes(cpu_arithmetic arithmetic, uint32_t dtype, uint64_t n_in) {
+  if (arithmetic == CPU_IN_F32) return n_in * sizeof(float);
+  if (arithmetic == CPU_IN_BF16) return (n_in + 1) / 2 * sizeof(uint32_t);
   const cpu_block_format *format = &cpu_block_formats[cpu_block_index(dtype)];
   return n_in / CPU_BLOCK * cpu_x_block_bytes(cpu_x_extra_of(format->scales), 1);
 }
@@ -86,11 +99,11 @@ static uint64_t take(uint64_t *bytes, uint64_t more) {
 }
 
 /* Where everything lies for n_rows rows of x times n_experts matrices (1: plain). */
-static matmul_space plan_space(bool int8, uint32_t dtype, uint64_t n_rows, uint64_t n_in,
-                               uint64_t n_experts) {
+static matmul_space plan_space(cpu_arithmetic arithmetic, uint32_t dtype, uint64_t n_rows,
+                               uint64_t n_in, uint64_t n_experts) {
   const uint64_t n_groups = n_experts < n_rows ? n_experts : n_rows;
   matmul_space space = {0};
-  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(int8, dtype, n_in));
+  space.x_bytes = take(&space.bytes, n_rows * x_row_bytes(arithmetic, dtype, n_in));
   space.panels = take(&space.bytes, (n_rows / CPU_PANEL_ROWS + n_groups) * sizeof(row_panel));
   space.groups = take(&space.bytes, n_groups * sizeof(row_group));
   space.order = take(&space.bytes, n_experts > 1 ? n_rows * sizeof(uint32_t) : 0);
@@ -123,27 +136,47 @@ static const float *x_row(const matmul_job *job, uint64_t sorted) {
 
 static unsigned char *panel_bytes(const matmul_job *job, const row_panel *panel) {
   const cpu_packed *packed = &job->weight->packed;
-  return job->x_bytes + panel->first * x_row_bytes(job->int8, packed->dtype, packed->n_in);
+  return job->x_bytes + panel->first * x_row_bytes(job->arithmetic, packed->dtype, packed->n_in);
+}
+
+/* One row in bf16, two elements a word. */
+static void fill_pairs(const matmul_job *job, const float *x, uint32_t rows, uint32_t *panel) {
+  const uint64_t n_in = job->weight->packed.n_in;
+  uint16_t piece[PAIRS_PIECE];
+  for (uint64_t i = 0; i < n_in; i += PAIRS_PIECE) {
+    const uint64_t left = n_in - i, n = left < PAIRS_PIECE ? left : PAIRS_PIECE;
+    job->kernels->from_f32[cpu_float_index(CS_DTYPE_BF16)](piece, x + i, n);
+    if (n % 2 != 0) piece[n] = 0;
+    for (uint64_t j = 0; j < n; j += 2)
+      panel[(i + j) / 2 * rows] = piece[j] | (uint32_t)piece[j + 1] << 16;
+  }
+}
+
+static void fill_row(const matmul_job *job, const row_panel *panel, uint32_t r) {
+  const cpu_packed *packed = &job->weight->packed;
+  const cpu_block_kernels *blocks = job->kernels->blocks;
+  const float *x = x_row(job, panel->first + r);
+  unsigned char *bytes = panel_bytes(job, panel);
+  if (job->arithmetic == CPU_IN_INT8) {
+    blocks->quantize_row(x, packed->n_in / CPU_BLOCK, r, panel->n,
+                         cpu_x_extra_of(job->format->scales),
+                         blocks->offset[job->format - cpu_block_formats], bytes);
+    return;
+  }
+  if (job->arithmetic == CPU_IN_BF16) {
+    fill_pairs(job, x, panel->n, (uint32_t *)(void *)bytes + r);
+    return;
+  }
+  float *transposed = (float *)(void *)bytes + r;
+  for (uint64_t i = 0; i < packed->n_in; i++)
+    transposed[i * panel->n] = x[i];
 }
 
 static void fill_panels(void *context, uint64_t begin, uint64_t end) {
   const matmul_job *job = context;
-  const cpu_packed *packed = &job->weight->packed;
-  const cpu_block_kernels *blocks = job->kernels->blocks;
-  for (uint64_t p = begin; p < end; p++) {
-    const row_panel *panel = &job->panels[p];
-    for (uint32_t r = 0; r < panel->n; r++) {
-      const float *x = x_row(job, panel->first + r);
-      float *transposed = (float *)(void *)panel_bytes(job, panel) + r;
-      if (job->int8)
-        blocks->quantize_row(
-            x, packed->n_in / CPU_BLOCK, r, panel->n, cpu_x_extra_of(job->format->scales),
-            blocks->offset[job->format - cpu_block_formats], panel_bytes(job, panel));
-      else
-        for (uint64_t i = 0; i < packed->n_in; i++)
-          transposed[i * panel->n] = x[i];
-    }
-  }
+  for (uint64_t p = begin; p < end; p++)
+    for (uint32_t r = 0; r < job->panels[p].n; r++)
+      fill_row(job, &job->panels[p], r);
 }
 
 /* ---- results ---- */
@@ -218,6 +251,32 @@ static void float_tiles(const matmul_job *job, const row_panel *panels, uint32_t
   }
 }
 
+static void half_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                       const unsigned char *weights, tile_sums *sums) {
+  const cpu_packed *packed = &job->weight->packed;
+  const uint16_t *halves = (const uint16_t *)(const void *)weights;
+  memset(sums, 0, n_panels * sizeof *sums);
+  for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
+    const uint64_t left = packed->n_in - i, n = left < FLOAT_DEPTH ? left : FLOAT_DEPTH;
+    for (uint32_t p = 0; p < n_panels; p++)
+      job->kernels->bf16_tile[packed->dtype - CS_DTYPE_F16](
+          panels[p].n, (const uint32_t *)(void *)panel_bytes(job, &panels[p]) + i / 2 * panels[p].n,
+          halves + i * CPU_PANEL_COLUMNS, (n + 1) / 2, sums[p]);
+  }
+}
+
+static void multiply_panel(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
+                           const unsigned char *weights, tile_sums *sums) {
+  if (job->arithmetic == CPU_IN_INT8)
+    block_tiles(job, panels, n_panels, weights, sums);
+  else if (job->arithmetic == CPU_IN_BF16)
+    half_tiles(job, panels, n_panels, weights, sums);
+  else if (job->format)
+    value_tiles(job, panels, n_panels, weights, sums);
+  else
+    float_tiles(job, panels, n_panels, weights, sums);
+}
+
 /* One panel of weights against all panels of the group. */
 static void multiply_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
   const cpu_packed *packed = &job->weight->packed;
@@ -229,9 +288,7 @@ static void multiply_unit(const matmul_job *job, const row_group *group, uint64_
   for (uint32_t first = 0; first < group->n_panels; first += PASS_PANELS) {
     const row_panel *panels = &job->panels[group->first_panel + first];
     const uint32_t rest = group->n_panels - first, n = rest < PASS_PANELS ? rest : PASS_PANELS;
-    (job->int8                     ? block_tiles
-     : cpu_is_float(packed->dtype) ? float_tiles
-                                   : value_tiles)(job, panels, n, weights, sums);
+    multiply_panel(job, panels, n, weights, sums);
     for (uint32_t p = 0; p < n; p++)
       for (uint32_t r = 0; r < panels[p].n; r++)
         store_columns(job, panels[p].first + r, column, n_columns, sums[p] + r * CPU_PANEL_COLUMNS);
@@ -282,9 +339,9 @@ static bool check_matmul(const cs_plugin_device *device, const cs_op *op, cs_op_
   if (!check_weight(answer, weight, 2)) return false;
   const uint64_t n = cs_sdk_tensor_rows(out), n_out = weight->dims[0], n_in = weight->dims[1];
   if (n > UINT32_MAX) return cpu_no(answer, "%llu rows", (unsigned long long)n);
-  const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
-  answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
-  answer->workspace_bytes = plan_space(int8, weight->dtype, n, n_in, 1).bytes;
+  const cpu_arithmetic arithmetic = arithmetic_of(device, weight->dtype, n_out, n_in);
+  answer->error_class = error_class_of(arithmetic);
+  answer->workspace_bytes = plan_space(arithmetic, weight->dtype, n, n_in, 1).bytes;
   return cpu_check_rows(answer, "x", x, CS_DTYPE_F32, n, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n, n_out) &&
          (!cpu_present(bias) || cpu_check_vector(answer, "bias", bias, CS_DTYPE_F32, n_out)) &&
@@ -299,7 +356,8 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
                     .format = format_of(weight->dtype),
-                    .int8 = uses_int8(run->device, weight->dtype, weight->dims[0], weight->dims[1]),
+                    .arithmetic =
+                        arithmetic_of(run->device, weight->dtype, weight->dims[0], weight->dims[1]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1]),
                     .soft_cap = params->soft_cap,
@@ -311,7 +369,8 @@ static cs_status run_matmul(const cpu_run *run, const cs_op *op, cs_error *error
   if (cpu_present(&op->operands[4])) job.residual = cpu_rows_of(&op->operands[4]);
   if (job.out.n == 0) return CS_OK;
   job.n_rows = job.out.n;
-  const matmul_space space = plan_space(job.int8, weight->dtype, job.n_rows, weight->dims[1], 1);
+  const matmul_space space =
+      plan_space(job.arithmetic, weight->dtype, job.n_rows, weight->dims[1], 1);
   bind_space(&job, run->workspace, &space);
   add_group(&job, 0, 0, job.n_rows);
   multiply(run, &job);
@@ -334,9 +393,9 @@ static bool check_moe_matmul(const cs_plugin_device *device, const cs_op *op,
   if (k == 0 || n * k > UINT32_MAX || (x_rows != n && x_rows != n * k))
     return cpu_no(answer, "%llu rows of x for %llu times %llu experts", (unsigned long long)x_rows,
                   (unsigned long long)n, (unsigned long long)k);
-  const bool int8 = uses_int8(device, weight->dtype, n_out, n_in);
-  answer->error_class = int8 ? CS_ERROR_INT8 : CS_ERROR_F32;
-  answer->workspace_bytes = plan_space(int8, weight->dtype, n * k, n_in, n_experts + 1).bytes;
+  const cpu_arithmetic arithmetic = arithmetic_of(device, weight->dtype, n_out, n_in);
+  answer->error_class = error_class_of(arithmetic);
+  answer->workspace_bytes = plan_space(arithmetic, weight->dtype, n * k, n_in, n_experts + 1).bytes;
   return cpu_check_plain(answer, "ids", ids, CS_DTYPE_I32) &&
          cpu_check_rows(answer, "x", x, CS_DTYPE_F32, x_rows, n_in) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, n * k, n_out);
@@ -377,13 +436,14 @@ static cs_status run_moe_matmul(const cpu_run *run, const cs_op *op, cs_error *e
   matmul_job job = {.kernels = run->kernels,
                     .weight = weight->memory,
                     .format = format_of(weight->dtype),
-                    .int8 = uses_int8(run->device, weight->dtype, weight->dims[1], weight->dims[2]),
+                    .arithmetic =
+                        arithmetic_of(run->device, weight->dtype, weight->dims[1], weight->dims[2]),
                     .out = cpu_rows_of(&op->operands[0]),
                     .x = cpu_rows_of(&op->operands[1])};
   if (job.out.n == 0) return CS_OK;
   job.out_rows_per_x = job.x.n == ids.n ? ids.columns : 1;
   const matmul_space space =
-      plan_space(job.int8, weight->dtype, job.out.n, weight->dims[2], weight->dims[0] + 1);
+      plan_space(job.arithmetic, weight->dtype, job.out.n, weight->dims[2], weight->dims[0] + 1);
   bind_space(&job, run->workspace, &space);
   const cs_status status =
       sort_by_expert(&job, &ids, (uint32_t *)(void *)(run->workspace + space.order), error);

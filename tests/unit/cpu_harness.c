@@ -35,16 +35,18 @@ static void load_tables(cpu_harness *h) {
 }
 
 bool harness_open(cpu_harness *h, const char *kernel, const char *threads) {
-  return harness_open_int8(h, kernel, threads, "auto");
+  return harness_open_rounding(h, kernel, threads, "auto");
 }
 
-bool harness_open_int8(cpu_harness *h, const char *kernel, const char *threads, const char *int8) {
+bool harness_open_rounding(cpu_harness *h, const char *kernel, const char *threads,
+                           const char *rounding) {
   memset(h, 0, sizeof *h);
   load_tables(h);
-  const cs_option options[] = {{"threads", threads}, {"kernel", kernel}, {"int8", int8}};
+  const cs_option options[] = {
+      {"threads", threads}, {"kernel", kernel}, {"int8", rounding}, {"bf16", rounding}};
   assert_int_equal(h->devices->instance_create(&test_host, &h->instance, NULL), CS_OK);
   const cs_status status =
-      h->devices->device_open(h->instance, 0, options, 3, sizeof options[0], &h->device, NULL);
+      h->devices->device_open(h->instance, 0, options, 4, sizeof options[0], &h->device, NULL);
   if (status != CS_OK) {
     h->devices->instance_destroy(h->instance);
     dlclose(h->library);

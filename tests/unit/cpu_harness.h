@@ -27,9 +27,9 @@ typedef struct cpu_harness {
 /* Opens device 0 with kernel=KERNEL and threads=N; false when this machine has no such kernel.
  * Anything else that fails ends the test. */
 bool harness_open(cpu_harness *harness, const char *kernel, const char *threads);
-/* With int8=INT8, too. */
-bool harness_open_int8(cpu_harness *harness, const char *kernel, const char *threads,
-                       const char *int8);
+/* With int8=ROUNDING and bf16=ROUNDING, too. */
+bool harness_open_rounding(cpu_harness *harness, const char *kernel, const char *threads,
+                           const char *rounding);
 void harness_close(cpu_harness *harness);
 
 /* Device memory of a dense tensor, filled from `data` (may be NULL: bytes 0xa5). `pad` extra

@@ -25,16 +25,17 @@ static uint64_t whole_blocks(uint32_t dtype, uint64_t n_in) {
   return (n_in + elements - 1) / elements * elements;
 }
 static const char *const kernels[] = {"generic", "avx2", "avx512"};
-static const char *const int8_modes[] = {"always", "never"};
+static const char *const roundings[] = {"always", "never"};
 
-/* Opens variant v of the kernels and of int8; false when this machine has no such kernels. */
+/* Opens variant v of the kernels and of rounding; false when this machine has no such kernels. */
 static bool open_variant(cpu_harness *h, size_t v, const char *threads) {
-  return harness_open_int8(h, kernels[v / 2], threads, int8_modes[v % 2]);
+  return harness_open_rounding(h, kernels[v / 2], threads, roundings[v % 2]);
 }
 
 #define N_VARIANTS (2 * sizeof kernels / sizeof *kernels)
 
 static double limit_of(uint32_t error_class) {
+  if (error_class == CS_ERROR_HALF) return CS_NMSE_LIMIT_HALF;
   return error_class == CS_ERROR_INT8 ? CS_NMSE_LIMIT_INT8 : CS_NMSE_LIMIT_F32;
 }
 
@@ -134,9 +135,9 @@ static void matmul_agrees_with_float64(void **state) {
   }
 }
 
-static uint32_t class_of(const char *int8, uint64_t n_out, uint64_t n_in) {
+static uint32_t class_of(const char *rounding, uint64_t n_out, uint64_t n_in) {
   cpu_harness h;
-  assert_true(harness_open_int8(&h, "generic", "1", int8));
+  assert_true(harness_open_rounding(&h, "generic", "1", rounding));
   weights w = make_weights(CS_DTYPE_Q8_0, n_out, n_in);
   cs_tensor operands[5] = {
       harness_tensor(&h, CS_DTYPE_F32, NULL, 0, 2, (uint64_t[]){1, n_out}),
@@ -201,7 +202,7 @@ static void float_arithmetic_meets_exact_weights(void **state) {
     x[i * n_in + i] = 1;
   for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
     cpu_harness h;
-    if (!harness_open_int8(&h, kernels[k], "2", "never")) continue;
+    if (!harness_open_rounding(&h, kernels[k], "2", "never")) continue;
     for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
       weights w = make_weights(weight_dtypes[d], n_out, n_in);
       cs_tensor operands[5] = {
@@ -249,7 +250,9 @@ static void check_moe(cpu_harness *h, uint32_t dtype, uint64_t n, uint64_t k, ui
                            harness_tensor(h, CS_DTYPE_I32, ids, 0, 2, (uint64_t[]){n, k})};
   assert_int_equal(harness_run(h, CS_OP_MOE_MATMUL, operands, 4, NULL, NULL), CS_OK);
   const double nmse = harness_nmse(want, harness_row(h, &operands[0], 0), n * k * n_out);
-  assert_true(nmse <= (dtype <= CS_DTYPE_BF16 ? CS_NMSE_LIMIT_F32 : CS_NMSE_LIMIT_INT8));
+  cs_op_answer answer;
+  assert_true(harness_allows(h, CS_OP_MOE_MATMUL, operands, 4, NULL, &answer));
+  assert_true(nmse <= limit_of(answer.error_class));
   harness_free(h, operands, 4);
   free(x);
   free(ids);
