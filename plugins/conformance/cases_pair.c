@@ -133,7 +133,6 @@ static void pair_case(kit *k, const kit_case *c) {
       all_blocks(k, &other, &h);
     }
   kit_release_all(&other);
-  free(other.resources);
   kit_close(&other);
   free(other.resources);
   kit_check(k, scratch->status != KIT_FAILED, "on the second plugin: %.300s", scratch->message);

@@ -83,11 +83,12 @@ void oracle_silu_mul(double *out, const double *gate, const double *up, uint64_t
     out[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
 }
 
+/* 0.5 (1 + tanh u) is 1 / (1 + exp(-2u)), which keeps its digits where tanh has come to -1. */
 void oracle_gelu_mul(double *out, const double *gate, const double *up, uint64_t count) {
   const double root = 0.79788456080286535588; /* sqrt(2 / pi) */
   for (uint64_t i = 0; i < count; i++) {
     const double g = gate[i];
-    out[i] = 0.5 * g * (1 + tanh(root * (g + 0.044715 * g * g * g))) * up[i];
+    out[i] = g / (1 + exp(-2 * root * (g + 0.044715 * g * g * g))) * up[i];
   }
 }
 
