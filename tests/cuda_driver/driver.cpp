@@ -12,6 +12,7 @@
  *   alloc    this allocation finds no memory      launch   this cuLaunchKernel is refused
  *   lost     this kernel kills the context        slow     microseconds each kernel takes longer
  *   units    multiprocessors (4)                  graph    this cuGraphInstantiate is refused */
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -55,8 +56,24 @@ struct allocation {
 std::map<CUdeviceptr, allocation> allocations;
 size_t allocated_bytes;
 
-thread_local std::vector<CUcontext> contexts;
-thread_local bool in_callback;
+/* What a thread has current. Under a key, not thread_local: the leak checker's walk of the thread
+ * storage of libraries loaded late goes astray. */
+struct thread_things {
+  std::vector<CUcontext> contexts;
+  bool in_callback = false;
+};
+pthread_key_t thread_key;
+[[maybe_unused]] const int thread_key_made = pthread_key_create(
+    &thread_key, [](void *things) { delete static_cast<thread_things *>(things); });
+
+thread_things &mine() {
+  auto *things = static_cast<thread_things *>(pthread_getspecific(thread_key));
+  if (!things) {
+    things = new thread_things;
+    pthread_setspecific(thread_key, things);
+  }
+  return *things;
+}
 
 /* The nth call of a kind, counted from 1, is the one that the setting names. */
 bool chosen(std::atomic<long> &counter, const char *key) {
@@ -64,8 +81,8 @@ bool chosen(std::atomic<long> &counter, const char *key) {
 }
 
 CUresult check() {
-  if (in_callback) return CUDA_ERROR_NOT_PERMITTED;
-  if (contexts.empty() || !contexts.back()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (mine().in_callback) return CUDA_ERROR_NOT_PERMITTED;
+  if (mine().contexts.empty() || !mine().contexts.back()) return CUDA_ERROR_INVALID_CONTEXT;
   return CUresult(sticky.load());
 }
 
@@ -270,21 +287,21 @@ EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
 }
 
 EXPORT CUresult cuCtxPushCurrent_v2(CUcontext context) {
-  if (in_callback) return CUDA_ERROR_NOT_PERMITTED;
-  contexts.push_back(context);
+  if (mine().in_callback) return CUDA_ERROR_NOT_PERMITTED;
+  mine().contexts.push_back(context);
   return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuCtxPopCurrent_v2(CUcontext *context) {
-  if (contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
-  *context = contexts.back();
-  contexts.pop_back();
+  if (mine().contexts.empty()) return CUDA_ERROR_INVALID_CONTEXT;
+  *context = mine().contexts.back();
+  mine().contexts.pop_back();
   return CUDA_SUCCESS;
 }
 
 EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
-  if (!contexts.empty()) contexts.pop_back();
-  contexts.push_back(context);
+  if (!mine().contexts.empty()) mine().contexts.pop_back();
+  mine().contexts.push_back(context);
   return CUDA_SUCCESS;
 }
 
@@ -449,9 +466,9 @@ EXPORT CUresult cuStreamAddCallback(CUstream stream, CUstreamCallback callback, 
   CHECK();
   if (flags != 0 || !stream || stream->capture) return CUDA_ERROR_INVALID_VALUE;
   push(stream, [=] {
-    in_callback = true;
+    mine().in_callback = true;
     callback(stream, CUresult(sticky.load()), user);
-    in_callback = false;
+    mine().in_callback = false;
   });
   return CUDA_SUCCESS;
 }

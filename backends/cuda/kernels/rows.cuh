@@ -26,9 +26,12 @@ KERNEL(cast, cuda_cast_args, CUDA_THREADS) {
 }
 
 template <typename T> DEVICE void copy_span(const cuda_copy_args &a) {
+  T *out = row_of<T>(a.out, blockIdx.x);
+  const T *x = row_of<const T>(a.x, blockIdx.x);
   const uint64_t begin = (uint64_t)blockIdx.y * CUDA_SPAN;
+#pragma unroll 1
   for (uint64_t i = begin + threadIdx.x; i < begin + CUDA_SPAN && i < a.n_units; i += CUDA_THREADS)
-    row_of<T>(a.out, blockIdx.x)[i] = row_of<const T>(a.x, blockIdx.x)[i];
+    out[i] = x[i];
 }
 
 KERNEL(copy_rows, cuda_copy_args, CUDA_THREADS) {
