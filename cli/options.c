@@ -121,6 +121,13 @@ static int set_value(const cli_option *option, const char *shown, const char *te
       return cli_usage_error(shown, "\"%s\" is none of %s", text, option->choices);
     *(const char **)option->value = text;
     return CLI_DONE;
+  case CLI_OPTION_STRINGS: {
+    cli_strings *const strings = option->value;
+    if (strings->n == CLI_MAX_STRINGS)
+      return cli_usage_error(shown, "is given more than %d times", CLI_MAX_STRINGS);
+    strings->items[strings->n++] = text;
+    return CLI_DONE;
+  }
   case CLI_OPTION_COUNT:
     if (!cli_parse_u64(text, &whole) || whole > UINT32_MAX || !in_range(option, (double)whole))
       return bad_number(option, shown, text);

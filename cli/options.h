@@ -8,12 +8,19 @@
 #include <stdint.h>
 
 typedef enum cli_option_kind {
-  CLI_OPTION_FLAG,   /* value: bool */
-  CLI_OPTION_STRING, /* value: const char *, borrowed from argv */
-  CLI_OPTION_COUNT,  /* value: uint32_t */
-  CLI_OPTION_SEED,   /* value: uint64_t */
-  CLI_OPTION_NUMBER  /* value: double */
+  CLI_OPTION_FLAG,    /* value: bool */
+  CLI_OPTION_STRING,  /* value: const char *, borrowed from argv */
+  CLI_OPTION_STRINGS, /* value: cli_strings, may be given again */
+  CLI_OPTION_COUNT,   /* value: uint32_t */
+  CLI_OPTION_SEED,    /* value: uint64_t */
+  CLI_OPTION_NUMBER   /* value: double */
 } cli_option_kind;
+
+#define CLI_MAX_STRINGS 16
+typedef struct cli_strings {
+  const char *items[CLI_MAX_STRINGS]; /* borrowed from argv */
+  uint32_t n;
+} cli_strings;
 
 typedef struct cli_option {
   const char *name; /* "prefill" is --prefill */

@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/report.h"
+#include "cli/sampling.h"
 #include "cli/setup.h"
 
 typedef struct run_flags {
@@ -15,11 +16,7 @@ typedef struct run_flags {
   const char *prompt;
   uint32_t n_tokens;
   cli_placement placement;
-  double temperature;
-  uint32_t top_k;
-  double top_p;
-  double min_p;
-  uint64_t seed;
+  cli_sampling sampling;
   bool stats;
   bool json;
 } run_flags;
@@ -59,6 +56,34 @@ static json_t *fallbacks_json(const consort_session *session) {
   return list;
 }
 
+static const char *finish_name(uint32_t finish) {
+  static const char *const names[] = {[CONSORT_FINISH_LENGTH] = "length",
+                                      [CONSORT_FINISH_END] = "end",
+                                      [CONSORT_FINISH_CANCELLED] = "cancelled",
+                                      [CONSORT_FINISH_CONTEXT] = "context",
+                                      [CONSORT_FINISH_STOP] = "stop"};
+  return finish < sizeof names / sizeof names[0] ? names[finish] : "unknown";
+}
+
+static json_t *logprob_json(consort_token_logprob entry) {
+  return json_pack("{si so}", "token", (int)entry.token, "logprob",
+                   cli_json_number((double)entry.logprob));
+}
+
+/* Of each token its own, and under "top" the likeliest. */
+static json_t *logprobs_json(const consort_generate_result *result) {
+  json_t *list = json_array();
+  for (uint32_t i = 0; result->logprobs && i < result->n_tokens; i++) {
+    const consort_token_logprob *const row = result->logprobs + (size_t)i * result->n_logprobs;
+    json_t *one = logprob_json(row[0]), *top = json_array();
+    for (uint32_t k = 1; k < result->n_logprobs && row[k].token >= 0; k++)
+      json_array_append_new(top, logprob_json(row[k]));
+    json_object_set_new(one, "top", top);
+    json_array_append_new(list, one);
+  }
+  return list;
+}
+
 static int print_json(const consort_session *session, const consort_generate_result *result) {
   json_t *tokens = json_array();
   for (uint32_t i = 0; i < result->n_tokens; i++)
@@ -68,8 +93,9 @@ static int print_json(const consort_session *session, const consort_generate_res
                                cli_json_number(result->kv_exposed_ms), "pieces",
                                (json_int_t)result->kv_pieces, "verified", (int)result->kv_verified);
   return cli_print_json(
-      json_pack("{so so si so so s{so so} s{so so} so so so}", "text",
-                cli_json_text(result->text, result->text_bytes), "tokens", tokens, "prompt_tokens",
+      json_pack("{so so ss so si so so s{so so} s{so so} so so so}", "text",
+                cli_json_text(result->text, result->text_bytes), "tokens", tokens, "finish",
+                finish_name(result->finish), "logprobs", logprobs_json(result), "prompt_tokens",
                 (int)result->n_prompt_tokens, "ttft_ms", cli_json_number(result->ttft_ms),
                 "tpot_ms", cli_json_number(result->tpot_ms), "prefill", "device",
                 cli_json_string(consort_session_prefill(session)), "tokens_per_s",
@@ -123,18 +149,13 @@ static int report(const run_flags *flags, const consort_session *session,
   return interrupted ? CLI_INTERRUPTED : status;
 }
 
-static int generate(const run_flags *flags, consort_session *session) {
-  const consort_generate_options options = {
-      .struct_size = sizeof options,
-      .n_tokens = flags->n_tokens,
-      .temperature = (float)flags->temperature,
-      .top_k = flags->top_k,
-      .top_p = (float)flags->top_p,
-      .min_p = (float)flags->min_p,
-      .seed = flags->seed,
-      .on_token = on_token,
-      .user = (void *)flags,
-  };
+static int generate(run_flags *flags, consort_session *session) {
+  consort_generate_options options = {.struct_size = sizeof options,
+                                      .n_tokens = flags->n_tokens,
+                                      .on_token = on_token,
+                                      .user = flags};
+  int status = cli_sampling_apply(&flags->sampling, &options);
+  if (status != CLI_DONE) return status;
   struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, previous;
   sigaction(SIGINT, &action, &previous);
   cs_error error = CS_ERROR_INIT;
@@ -142,7 +163,6 @@ static int generate(const run_flags *flags, consort_session *session) {
   const cs_status generated = consort_generate(session, flags->prompt, &options, &result, &error);
   sigaction(SIGINT, &previous, NULL);
 
-  int status;
   if (generated == CS_OK)
     status = report(flags, session, &result);
   else if (interrupted)
@@ -151,6 +171,7 @@ static int generate(const run_flags *flags, consort_session *session) {
     status = cli_library_error(flags->path, &error);
   consort_free(result.tokens);
   consort_free(result.text);
+  consort_free(result.logprobs);
   return status;
 }
 
@@ -163,7 +184,7 @@ static uint32_t count_tokens(const consort_model *model, const char *text) {
   return n_tokens > UINT32_MAX ? UINT32_MAX : (uint32_t)n_tokens;
 }
 
-static int run_model(const run_flags *flags, consort_runtime *runtime) {
+static int run_model(run_flags *flags, consort_runtime *runtime) {
   cs_error error = CS_ERROR_INIT;
   consort_model *model;
   if (consort_model_open(runtime, flags->path, &model, &error) != CS_OK)
@@ -192,15 +213,7 @@ static bool parse(run_flags *flags, int argc, char **argv, int *status) {
       CLI_PLACEMENT_OPTIONS(&flags->placement),
       {"ctx", 0, CLI_OPTION_COUNT, &flags->placement.n_context, "N",
        "context in tokens (the model's own, at most 4096)", 1, UINT32_MAX, NULL},
-      {"temp", 0, CLI_OPTION_NUMBER, &flags->temperature, "T",
-       "temperature (0: the likeliest token)", 0, 100, NULL},
-      {"top-k", 0, CLI_OPTION_COUNT, &flags->top_k, "K", "sample from the K likeliest (0: all)", 0,
-       UINT32_MAX, NULL},
-      {"top-p", 0, CLI_OPTION_NUMBER, &flags->top_p, "P",
-       "sample from the likeliest that make up P (1: all)", 0, 1, NULL},
-      {"min-p", 0, CLI_OPTION_NUMBER, &flags->min_p, "P",
-       "drop tokens below P times the likeliest (0: none)", 0, 1, NULL},
-      {"seed", 0, CLI_OPTION_SEED, &flags->seed, "S", "seed of the sampler (0)", 0, 0, NULL},
+      CLI_SAMPLING_OPTIONS(&flags->sampling),
       {"stats", 0, CLI_OPTION_FLAG, &flags->stats, NULL, "print times and KV transfer at the end",
        0, 0, NULL},
       {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},
@@ -229,5 +242,6 @@ int cli_run(int argc, char **argv) {
   if ((status = cli_runtime_create(&runtime)) != CLI_DONE) return status;
   status = run_model(&flags, runtime);
   consort_runtime_destroy(runtime);
+  cli_sampling_free(&flags.sampling);
   return status;
 }

@@ -27,19 +27,6 @@ typedef struct candidates {
   float best; /* the largest logit */
 } candidates;
 
-cs_status cs_sampler_check(const cs_sampler_params *params, cs_error *error) {
-  if (!(params->temperature >= 0.0f) || !isfinite(params->temperature))
-    return cs_error_set(error, CS_INVALID_ARGUMENT, "temperature: %g is not 0 or more",
-                        (double)params->temperature);
-  if (!(params->top_p >= 0.0f && params->top_p <= 1.0f))
-    return cs_error_set(error, CS_INVALID_ARGUMENT, "top_p: %g is not between 0 and 1",
-                        (double)params->top_p);
-  if (!(params->min_p >= 0.0f && params->min_p <= 1.0f))
-    return cs_error_set(error, CS_INVALID_ARGUMENT, "min_p: %g is not between 0 and 1",
-                        (double)params->min_p);
-  return CS_OK;
-}
-
 /* ---- numbers that are equal everywhere --------------------------------------------------- */
 
 /* splitmix64's finalizer (Steele, Lea, Flood: Fast splittable pseudorandom number generators). */

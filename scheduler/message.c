@@ -116,7 +116,12 @@ static void visit_decode(message_codec *codec, cs_decode_message *body) {
   codec_f32(codec, &body->sampler.top_p, "top_p");
   codec_f32(codec, &body->sampler.min_p, "min_p");
   codec_u64(codec, &body->sampler.seed, "seed");
+  codec_f32(codec, &body->sampler.repetition_penalty, "repetition_penalty");
+  codec_f32(codec, &body->sampler.frequency_penalty, "frequency_penalty");
+  codec_f32(codec, &body->sampler.presence_penalty, "presence_penalty");
+  codec_u32(codec, &body->sampler.n_logprobs, "n_logprobs");
   codec_u64(codec, &body->wait_us, "wait_us");
+  codec_blob(codec, &body->biases, sizeof(cs_logit_bias), "biases");
   codec_blob(codec, &body->ends, 4, "ends");
   codec_blob(codec, &body->tokens, 4, "tokens");
 }
@@ -185,6 +190,7 @@ static void visit_body(message_codec *codec, cs_message *message) {
   case CS_MESSAGE_TOKEN:
     codec_u32(codec, &message->token.index, "index");
     codec_i32(codec, &message->token.token, "token");
+    codec_blob(codec, &message->token.logprobs, sizeof(cs_token_logprob), "logprobs");
     break;
   case CS_MESSAGE_LOGITS:
     codec_u32(codec, &message->logits.first_row, "first_row");

@@ -18,7 +18,7 @@
 #include "consort/status.h"
 #include "models/sampler.h"
 
-#define CS_MESSAGE_VERSION    1
+#define CS_MESSAGE_VERSION    2
 #define CS_MESSAGE_HEAD_BYTES 32
 #define CS_MESSAGE_MAX_BYTES  (UINT64_C(1) << 32)
 
@@ -78,6 +78,7 @@ typedef struct cs_decode_message {
   uint32_t n_prompt; /* tokens before the first generated one; the rest are replayed */
   cs_sampler_params sampler;
   uint64_t wait_us; /* longest pause in the transfer */
+  cs_blob biases;   /* cs_logit_bias: int32 and float32 each */
   cs_blob ends;     /* int32: tokens that end the text and are not delivered */
   cs_blob tokens;   /* int32: the prompt and what was generated before */
 } cs_decode_message;
@@ -107,6 +108,7 @@ typedef struct cs_commit_message {
 typedef struct cs_token_message {
   uint32_t index; /* counted from the first generated token of the request */
   int32_t token;
+  cs_blob logprobs; /* cs_token_logprob, int32 and float32 each: as many as were asked for */
 } cs_token_message;
 
 typedef struct cs_logits_message {

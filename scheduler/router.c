@@ -22,6 +22,8 @@ typedef struct routed_request {
   uint64_t id;
   uint32_t epoch;
   cs_journal_entry *entry; /* borrowed from the journal */
+  cs_logit_bias *biases;
+  uint32_t n_biases;
   int32_t *ends;
   uint32_t n_ends;
   uint32_t n_remote; /* positions that the prefill side computes */
@@ -66,6 +68,7 @@ static void routed_free(cs_router *router, routed_request *routed) {
       break;
     }
   cs_journal_close(router->journal, routed->id);
+  free(routed->biases);
   free(routed->ends);
   free(routed);
 }
@@ -95,6 +98,7 @@ static cs_status ask_decode(cs_router *router, const routed_request *routed, cs_
                  .n_prompt = entry->n_prompt,
                  .sampler = entry->sampler,
                  .wait_us = router->options.transfer_us,
+                 .biases = {routed->biases, routed->n_biases * sizeof *routed->biases},
                  .ends = {routed->ends, routed->n_ends * sizeof *routed->ends},
                  .tokens = {entry->tokens, entry->n_tokens * sizeof *entry->tokens}}};
   return cs_link_send_message(to, &message, SEND_TIMEOUT_US, error);
@@ -128,8 +132,13 @@ static cs_status fill_routed(cs_router *router, const cs_router_request *request
   routed->score = request->score;
   routed->n_ends = request->n_ends;
   routed->error = (cs_error)CS_ERROR_INIT;
-  routed->ends = malloc((request->n_ends + 1) * sizeof *routed->ends);
-  if (!routed->ends) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a request");
+  routed->n_biases = request->n_biases;
+  routed->ends = malloc(((size_t)request->n_ends + 1) * sizeof *routed->ends);
+  routed->biases = malloc(((size_t)request->n_biases + 1) * sizeof *routed->biases);
+  if (!routed->ends || !routed->biases)
+    return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a request");
+  if (request->n_biases > 0)
+    memcpy(routed->biases, request->biases, request->n_biases * sizeof *routed->biases);
   if (request->n_ends > 0)
     memcpy(routed->ends, request->ends, request->n_ends * sizeof *routed->ends);
   if (router->options.prefill)
@@ -217,6 +226,7 @@ static bool take_token(cs_router *router, routed_request *routed, const cs_token
   event->request = routed->id;
   event->index = body->index;
   event->token = body->token;
+  event->logprobs = body->logprobs;
   return true;
 }
 

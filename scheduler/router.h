@@ -30,6 +30,8 @@ typedef struct cs_router_request {
   uint32_t n_tokens;
   uint32_t n_output; /* at least 1 unless scoring */
   cs_sampler_params sampler;
+  const cs_logit_bias *biases;
+  uint32_t n_biases;
   const int32_t *ends; /* tokens that end the text */
   uint32_t n_ends;
   bool score;     /* logits of every position instead of generation */
@@ -60,6 +62,7 @@ typedef struct cs_router_event {
   uint64_t request;
   uint32_t index; /* TOKEN: counted from the first generated */
   int32_t token;
+  cs_blob logprobs;   /* TOKEN: cs_token_logprob, as many as were asked for; borrowed like rows */
   uint32_t first_row; /* LOGITS */
   uint32_t n_rows;
   cs_blob rows; /* borrowed until the next call */

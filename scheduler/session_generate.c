@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "scheduler/answer_text.h"
 #include "scheduler/facade.h"
 #include "scheduler/structs.h"
 
@@ -21,9 +22,9 @@ typedef struct generation {
   bool stopped; /* by the callback: later tokens are not wanted */
   int32_t *tokens;
   uint32_t n_tokens;
-  char *text;
-  size_t text_bytes;
-  size_t text_capacity;
+  cs_logit_bias *biases;           /* (options.n_logit_biases) */
+  consort_token_logprob *logprobs; /* (n_tokens, n_logprobs); NULL when none are asked for */
+  cs_answer_text text;
   char *piece; /* text of one token */
   size_t piece_capacity;
   cs_detokenizer detokenizer;
@@ -54,20 +55,55 @@ static void fail(generations *all, cs_status status, const cs_error *error) {
 
 /* ---- beginning ---- */
 
+static cs_sampler_params sampler_of(const consort_generate_options *options) {
+  return (cs_sampler_params){.temperature = options->temperature,
+                             .top_k = options->top_k,
+                             .top_p = options->top_p == 0.0f ? 1.0f : options->top_p,
+                             .min_p = options->min_p,
+                             .seed = options->seed,
+                             .repetition_penalty = options->repetition_penalty,
+                             .frequency_penalty = options->frequency_penalty,
+                             .presence_penalty = options->presence_penalty,
+                             .n_logprobs = options->n_logprobs};
+}
+
+static cs_status copy_biases(generation *one, cs_error *error) {
+  const uint32_t n = one->options.n_logit_biases;
+  if (n > 0 && !one->options.logit_biases)
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "there are no logit biases");
+  one->biases = malloc(((size_t)n + 1) * sizeof *one->biases);
+  if (!one->biases) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for %u biases", n);
+  for (uint32_t i = 0; i < n; i++)
+    one->biases[i] =
+        (cs_logit_bias){one->options.logit_biases[i].token, one->options.logit_biases[i].bias};
+  return CS_OK;
+}
+
+static cs_status allocate(generation *one, uint32_t n_output, const cs_tokenizer *tokenizer,
+                          cs_error *error) {
+  one->piece_capacity = tokenizer ? cs_tokenizer_max_piece_bytes(tokenizer) + 9 : 1;
+  one->tokens = malloc(((size_t)n_output + 1) * sizeof *one->tokens);
+  one->piece = malloc(one->piece_capacity);
+  if (one->options.n_logprobs > 0)
+    one->logprobs = calloc((size_t)n_output + 1, one->options.n_logprobs * sizeof *one->logprobs);
+  if (!one->tokens || !one->piece || (one->options.n_logprobs > 0 && !one->logprobs))
+    return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer of %u tokens", n_output);
+  if (tokenizer) cs_detokenizer_init(&one->detokenizer, tokenizer, false);
+  return cs_answer_text_init(&one->text, one->options.stops, one->options.n_stops, error);
+}
+
 static cs_status begin(generations *all, generation *one, const cs_session_prompt *prompt,
                        uint64_t begin_us, cs_error *error) {
   const consort_session *const session = all->session;
-  const cs_tokenizer *const tokenizer = session->model->tokenizer;
   cs_status status = cs_struct_read(&one->options, sizeof one->options, prompt->options,
                                     "generate options", error);
   if (status) return status;
-  const cs_sampler_params sampler = {.temperature = one->options.temperature,
-                                     .top_k = one->options.top_k,
-                                     .top_p =
-                                         one->options.top_p == 0.0f ? 1.0f : one->options.top_p,
-                                     .min_p = one->options.min_p,
-                                     .seed = one->options.seed};
+  const cs_sampler_params sampler = sampler_of(&one->options);
   status = cs_sampler_check(&sampler, error);
+  if (!status) status = copy_biases(one, error);
+  if (!status)
+    status = cs_sampler_check_biases(one->biases, one->options.n_logit_biases,
+                                     cs_model_get_config(session->model->model)->n_vocab, error);
   if (status) return status;
   if (prompt->n_tokens > session->n_context)
     return cs_error_set(error, CS_OUT_OF_RANGE,
@@ -77,14 +113,8 @@ static cs_status begin(generations *all, generation *one, const cs_session_promp
   uint32_t n_output = one->options.n_tokens ? one->options.n_tokens : DEFAULT_OUTPUT_TOKENS;
   if (n_output > room) n_output = room;
   one->n_prompt = prompt->n_tokens;
-  one->piece_capacity = tokenizer ? cs_tokenizer_max_piece_bytes(tokenizer) + 9 : 1;
-  one->tokens = malloc(((size_t)n_output + 1) * sizeof *one->tokens);
-  one->text = calloc(1, 1);
-  one->text_capacity = 1;
-  one->piece = malloc(one->piece_capacity);
-  if (!one->tokens || !one->text || !one->piece)
-    return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer of %u tokens", n_output);
-  if (tokenizer) cs_detokenizer_init(&one->detokenizer, tokenizer, false);
+  status = allocate(one, n_output, session->model->tokenizer, error);
+  if (status) return status;
   one->begin_us = begin_us;
   one->deadline_us = one->options.timeout_ms
                          ? one->begin_us + (uint64_t)one->options.timeout_ms * 1000
@@ -93,6 +123,8 @@ static cs_status begin(generations *all, generation *one, const cs_session_promp
                                      .n_tokens = prompt->n_tokens,
                                      .n_output = n_output,
                                      .sampler = sampler,
+                                     .biases = one->biases,
+                                     .n_biases = one->options.n_logit_biases,
                                      .ends = session->ends,
                                      .n_ends = one->options.ignore_end ? 0 : session->n_ends};
   status = cs_router_submit(session->router, &request, &one->id, error);
@@ -110,40 +142,67 @@ static generation *find(generations *all, uint64_t id) {
   return NULL;
 }
 
-static cs_status append_text(generation *one, size_t bytes, cs_error *error) {
-  if (one->text_bytes + bytes + 1 > one->text_capacity) {
-    const size_t capacity = 2 * (one->text_bytes + bytes + 1);
-    char *const text = realloc(one->text, capacity);
-    if (!text) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for the text");
-    one->text = text;
-    one->text_capacity = capacity;
+/* Hands the callback what is shown of the text beyond the first n_before bytes. */
+static void show(generations *all, generation *one, int32_t token, size_t n_before) {
+  if (!one->options.on_token) return;
+  char *const end = one->text.text + one->text.n_shown;
+  const char kept = *end;
+  *end = '\0';
+  const int stop = one->options.on_token(one->options.user, token, one->text.text + n_before,
+                                         one->text.n_shown - n_before);
+  *end = kept;
+  if (stop != 0 && one->open) {
+    one->stopped = true;
+    cs_router_cancel(all->session->router, one->id);
   }
-  memcpy(one->text + one->text_bytes, one->piece, bytes);
-  one->text_bytes += bytes;
-  one->text[one->text_bytes] = '\0';
+}
+
+static cs_status keep_logprobs(generation *one, cs_blob blob, cs_error *error) {
+  const size_t n_bytes = one->options.n_logprobs * sizeof *one->logprobs;
+  if (blob.bytes != n_bytes)
+    return cs_error_set(error, CS_CORRUPT, "%llu bytes of log-probabilities, %zu were asked for",
+                        (unsigned long long)blob.bytes, n_bytes);
+  if (n_bytes > 0)
+    memcpy(one->logprobs + (size_t)one->n_tokens * one->options.n_logprobs, blob.data, n_bytes);
   return CS_OK;
 }
 
-static void take_token(generations *all, generation *one, int32_t token) {
+static void take_token(generations *all, generation *one, const cs_router_event *event) {
   cs_error error = CS_ERROR_INIT;
   if (one->stopped || all->status) return;
   one->last_us = cs_now_us();
   if (one->n_tokens == 0) one->first_us = one->last_us;
-  one->tokens[one->n_tokens++] = token;
-  size_t bytes = 0;
+  cs_status status = keep_logprobs(one, event->logprobs, &error);
+  one->tokens[one->n_tokens++] = event->token;
+  size_t n_bytes = 0;
   if (all->session->model->tokenizer)
-    bytes = cs_detokenizer_push(&one->detokenizer, token, one->piece, one->piece_capacity - 1);
-  one->piece[bytes] = '\0';
-  const cs_status status = append_text(one, bytes, &error);
+    n_bytes =
+        cs_detokenizer_push(&one->detokenizer, event->token, one->piece, one->piece_capacity - 1);
+  const size_t n_before = one->text.n_shown;
+  if (!status) status = cs_answer_text_append(&one->text, one->piece, n_bytes, &error);
   if (status) {
     fail(all, status, &error);
     return;
   }
-  if (one->options.on_token &&
-      one->options.on_token(one->options.user, token, one->piece, bytes) != 0) {
+  if (one->text.stopped) {
     one->stopped = true;
     cs_router_cancel(all->session->router, one->id);
   }
+  show(all, one, event->token, n_before);
+}
+
+/* Its last event has come. */
+static void finish(generations *all, generation *one, const cs_router_event *event) {
+  one->open = false;
+  one->report = event->report;
+  all->n_open--;
+  if (event->kind == CS_ROUTER_FAILED) {
+    fail(all, event->error.code, &event->error);
+    return;
+  }
+  const size_t n_before = one->text.n_shown;
+  cs_answer_text_end(&one->text);
+  if (one->text.n_shown > n_before && !one->stopped) show(all, one, -1, n_before);
 }
 
 static void take_event(generations *all, const cs_router_event *event) {
@@ -151,16 +210,13 @@ static void take_event(generations *all, const cs_router_event *event) {
   if (!one) return;
   switch (event->kind) {
   case CS_ROUTER_TOKEN:
-    take_token(all, one, event->token);
+    take_token(all, one, event);
     break;
   case CS_ROUTER_LOGITS:
     break;
   case CS_ROUTER_FINISHED:
   case CS_ROUTER_FAILED:
-    one->open = false;
-    one->report = event->report;
-    all->n_open--;
-    if (event->kind == CS_ROUTER_FAILED) fail(all, event->error.code, &event->error);
+    finish(all, one, event);
     break;
   }
 }
@@ -198,7 +254,13 @@ static double rate(uint64_t n_tokens, uint64_t us) {
   return us > 0 ? (double)n_tokens * 1e6 / (double)us : 0.0;
 }
 
-/* Moves tokens and text into *out. */
+static uint32_t finish_of(const generation *one) {
+  if (one->text.stopped) return CONSORT_FINISH_STOP;
+  if (one->stopped) return CONSORT_FINISH_CANCELLED;
+  return one->report.decode.reason; /* CS_DONE_* are the first CONSORT_FINISH_* */
+}
+
+/* Moves tokens, text and log-probabilities into *out. */
 static void give_result(const consort_session *session, generation *one,
                         consort_generate_result *out) {
   const cs_router_report *const report = &one->report;
@@ -211,8 +273,8 @@ static void give_result(const consort_session *session, generation *one,
       .n_tokens = one->n_tokens,
       .kv_verified = report->transferred,
       .tokens = one->tokens,
-      .text = one->text,
-      .text_bytes = one->text_bytes,
+      .text = one->text.text,
+      .text_bytes = one->text.n_bytes,
       .ttft_ms = one->n_tokens ? (double)(one->first_us - one->begin_us) / 1e3 : 0.0,
       .tpot_ms = one->n_tokens > 1 ? (double)later_us / 1e3 / (one->n_tokens - 1) : 0.0,
       .prefill_tokens_per_s = rate(prefill->n_prefill_tokens, prefill->prefill_us),
@@ -220,9 +282,13 @@ static void give_result(const consort_session *session, generation *one,
       .kv_bytes = report->transfer.bytes,
       .kv_ms = (double)report->transfer.transfer_us / 1e3,
       .kv_exposed_ms = (double)report->transfer.exposed_us / 1e3,
-      .kv_pieces = report->transfer.n_pieces};
+      .kv_pieces = report->transfer.n_pieces,
+      .logprobs = one->logprobs,
+      .n_logprobs = one->options.n_logprobs,
+      .finish = finish_of(one)};
   one->tokens = NULL;
-  one->text = NULL;
+  one->text.text = NULL;
+  one->logprobs = NULL;
 }
 
 /* begin_us: when the caller asked. */
@@ -244,7 +310,9 @@ static cs_status generate_all(consort_session *session, const cs_session_prompt 
   for (uint32_t i = 0; i < n_prompts; i++) {
     if (!all.status) give_result(session, &all.list[i], &results[i]);
     free(all.list[i].tokens);
-    free(all.list[i].text);
+    free(all.list[i].logprobs);
+    free(all.list[i].biases);
+    cs_answer_text_free(&all.list[i].text);
     free(all.list[i].piece);
   }
   free(all.list);

@@ -172,7 +172,7 @@ static void run_decode(cs_worker *worker) {
   bool sampled = false;
   for (uint32_t i = 0; i < n; i++) {
     const cs_request *const request = requests[i];
-    sampled |= request->sampler.temperature > 0;
+    sampled |= request->reads_logits;
     sequences[i] = (cs_batch_sequence){.tokens = request->tokens + request->n_done,
                                        .n_tokens = 1,
                                        .first_position = request->n_done,
@@ -252,7 +252,7 @@ static void chunk_done(const prefill_chunk *done, const float *logits, const int
   cs_message progress = {.kind = CS_MESSAGE_PROGRESS};
   if (!complete) cs_worker_tell(worker, request, &progress);
   if (done->samples)
-    cs_request_sample(worker, request, request->sampler.temperature > 0 ? logits : NULL,
+    cs_request_sample(worker, request, request->reads_logits ? logits : NULL,
                       argmax ? argmax[0] : -1);
   else if (complete && request->is_prefill)
     cs_request_prefilled(worker, request);
@@ -266,7 +266,7 @@ static void run_chunk(cs_worker *worker) {
     request = request->next;
   if (!request) return;
   prefill_chunk chunk = next_chunk(worker, request);
-  const bool reads = request->score || (chunk.samples && request->sampler.temperature > 0);
+  const bool reads = request->score || (chunk.samples && request->reads_logits);
   const cs_batch_sequence sequence = {.tokens = request->tokens + request->n_done,
                                       .n_tokens = chunk.n_tokens,
                                       .first_position = request->n_done,

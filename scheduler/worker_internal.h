@@ -33,6 +33,9 @@ typedef struct cs_request {
   uint32_t n_cached; /* of these, from a peer */
   uint32_t n_output;
   cs_sampler_params sampler;
+  cs_logit_bias *biases;
+  size_t n_biases;
+  bool reads_logits; /* to sample: their argmax alone is not enough */
   int32_t *ends;
   uint32_t n_ends;
   uint64_t wait_us;
@@ -96,7 +99,8 @@ void cs_request_prefilled(cs_worker *worker, cs_request *request);
 /* Rows of logits for positions n_done and up, when scoring. */
 void cs_request_scored(cs_worker *worker, cs_request *request, const float *logits,
                        uint32_t n_rows);
-/* The last position gave `logits` (NULL when greedy) and `argmax`: picks the next token. */
+/* The last position gave `logits` (NULL unless the request reads them) and `argmax`: picks the next
+ * token. */
 void cs_request_sample(cs_worker *worker, cs_request *request, const float *logits, int32_t argmax);
 
 /* Without telling anyone. */

@@ -42,6 +42,7 @@ void cs_request_free(cs_worker *worker, cs_request *request) {
   cs_kv_sequence_release(cs_engine_pool(worker->engine), &request->blocks);
   free(request->tokens);
   free(request->ends);
+  free(request->biases);
   free(request);
 }
 
@@ -119,6 +120,19 @@ static cs_status read_prefill(cs_worker *worker, cs_request *request,
   return CS_OK;
 }
 
+static cs_status read_biases(const cs_worker *worker, cs_request *request, cs_blob blob,
+                             cs_error *error) {
+  const uint32_t n_vocab =
+      cs_model_get_config(cs_engine_get_options(worker->engine)->model)->n_vocab;
+  request->n_biases = (size_t)blob.bytes / sizeof *request->biases;
+  request->reads_logits = !cs_sampler_is_argmax(&request->sampler, request->n_biases);
+  if (request->n_biases == 0) return CS_OK;
+  request->biases = malloc(request->n_biases * sizeof *request->biases);
+  if (!request->biases) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a request");
+  memcpy(request->biases, blob.data, request->n_biases * sizeof *request->biases);
+  return cs_sampler_check_biases(request->biases, request->n_biases, n_vocab, error);
+}
+
 static cs_status read_decode(cs_worker *worker, cs_request *request, const cs_decode_message *body,
                              cs_error *error) {
   const uint32_t n_context = cs_engine_get_options(worker->engine)->n_context;
@@ -145,7 +159,7 @@ static cs_status read_decode(cs_worker *worker, cs_request *request, const cs_de
   if (status) return status;
   if (copy_i32(body->tokens, extra, &request->tokens) || copy_i32(body->ends, 0, &request->ends))
     return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a request");
-  return CS_OK;
+  return read_biases(worker, request, body->biases, error);
 }
 
 static cs_status check_tokens(const cs_worker *worker, const cs_request *request, cs_error *error) {
@@ -301,15 +315,34 @@ static bool ends_text(const cs_request *request, int32_t token) {
   return false;
 }
 
+/* logprobs (n_logprobs), the caller's. */
+static cs_status sample(const cs_worker *worker, const cs_request *request, const float *logits,
+                        int32_t *token, cs_token_logprob *logprobs, cs_error *error) {
+  const uint32_t n_vocab =
+      cs_model_get_config(cs_engine_get_options(worker->engine)->model)->n_vocab;
+  const cs_sampler_history history = {.biases = request->biases,
+                                      .n_biases = request->n_biases,
+                                      .tokens = request->tokens,
+                                      .n_tokens = request->n_tokens,
+                                      .n_prompt = request->n_prompt};
+  float *const adjusted = malloc(n_vocab * sizeof *adjusted);
+  if (!adjusted) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for logits");
+  cs_status status =
+      cs_sampler_adjust(&request->sampler, &history, logits, n_vocab, adjusted, error);
+  if (!status)
+    status = cs_sample(&request->sampler, request->n_tokens, adjusted, n_vocab, token, error);
+  free(adjusted);
+  if (!status) cs_sampler_logprobs(logits, n_vocab, *token, request->sampler.n_logprobs, logprobs);
+  return status;
+}
+
 void cs_request_sample(cs_worker *worker, cs_request *request, const float *logits,
                        int32_t argmax) {
   int32_t token = argmax;
+  cs_token_logprob logprobs[CS_SAMPLER_MAX_LOGPROBS];
   if (logits) {
     cs_error error = CS_ERROR_INIT;
-    const uint32_t n_vocab =
-        cs_model_get_config(cs_engine_get_options(worker->engine)->model)->n_vocab;
-    const cs_status status =
-        cs_sample(&request->sampler, request->n_tokens, logits, n_vocab, &token, &error);
+    const cs_status status = sample(worker, request, logits, &token, logprobs, &error);
     if (status) {
       cs_request_fail(worker, request, status, &error);
       return;
@@ -320,8 +353,11 @@ void cs_request_sample(cs_worker *worker, cs_request *request, const float *logi
     cs_request_finish(worker, request, CS_DONE_END);
     return;
   }
+  const uint32_t n_logprobs = logits ? request->sampler.n_logprobs : 0;
   cs_message message = {.kind = CS_MESSAGE_TOKEN,
-                        .token = {.index = request->n_tokens - request->n_prompt, .token = token}};
+                        .token = {.index = request->n_tokens - request->n_prompt,
+                                  .token = token,
+                                  .logprobs = {logprobs, n_logprobs * sizeof *logprobs}}};
   request->tokens[request->n_tokens++] = token;
   cs_worker_tell(worker, request, &message);
   worker->n_tokens++;

@@ -41,7 +41,8 @@ _consort() {
   case $command in
     devices | info) options="--json" ;;
     run) options="-p --prompt -n --n-tokens $placement --ctx --temp --top-k --top-p --min-p --seed
-                  --stats --json" ;;
+                  --repetition-penalty --frequency-penalty --presence-penalty --logit-bias --stop
+                  --logprobs --stats --json" ;;
     tokenize) options="--no-special --json" ;;
     logits) options="--tokens --device $placement --split -o --output" ;;
     bench) options="--shape --format $placement -p --n-prompt -n --n-output -b --batch

@@ -14,6 +14,7 @@ import unittest
 from pathlib import Path
 
 import cli_model
+import numpy
 from cli_model import CLI, N_CONTEXT, N_VOCAB, run, run_json
 
 
@@ -109,6 +110,42 @@ class Commands(unittest.TestCase):
         done = run(*arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(done.stdout.rstrip("\n"), run_json(*arguments)["text"].rstrip("\n"))
+
+    def test_a_stop_string_ends_the_text_before_it(self) -> None:
+        arguments = ["run", self.model, "-p", "Hi", "-n", "16", *self.placed()]
+        whole = run_json(*arguments)
+        self.assertEqual(whole["finish"], "length")
+        stop = re.search(r"[A-Za-z]+", whole["text"]).group()
+        cut = run_json(*arguments, "--stop", "no such text", "--stop", stop)
+        self.assertEqual(cut["text"], whole["text"][:whole["text"].index(stop)])
+        self.assertEqual(cut["finish"], "stop")
+        streamed = run(*arguments, "--stop", stop)
+        self.assertEqual(streamed.stdout.rstrip("\n"), cut["text"].rstrip("\n"))
+        self.assertEqual(run("run", self.model, "-p", "Hi", "--stop", "", *self.placed()).returncode, 1)
+
+    def test_logprobs_are_those_of_the_logits(self) -> None:
+        result = run_json("run", self.model, "-p", "Hi", "-n", "3", "--logprobs", "3", "--temp", "1.5", "--kv-dtype", "f32",
+                          *self.placed())
+        prompt = [t["id"] for t in run_json("tokenize", self.model, "Hi")["tokens"]]
+        tokens = prompt + result["tokens"]
+        output = Path(self.folder.name) / "logprobs.npy"
+        done = run("logits", self.model, "--tokens", ",".join(map(str, tokens)), "--device", self.device, "-o", output)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = numpy.load(output).astype(numpy.float64)[len(prompt) - 1:-1]
+        rows -= rows.max(axis=1, keepdims=True)
+        rows -= numpy.log(numpy.exp(rows).sum(axis=1, keepdims=True))
+        for row, told, token in zip(rows, result["logprobs"], result["tokens"], strict=True):
+            self.assertEqual(told["token"], token)
+            self.assertAlmostEqual(told["logprob"], row[token], places=4)
+            self.assertEqual([t["token"] for t in told["top"]], list(numpy.argsort(-row, kind="stable")[:2]))
+
+    def test_a_banned_token_does_not_come(self) -> None:
+        arguments = ["run", self.model, "-p", "Hi", "-n", "8", *self.placed()]
+        first = run_json(*arguments)["tokens"][0]
+        self.assertNotIn(first, run_json(*arguments, "--logit-bias", f"{first}=-inf")["tokens"])
+        bad = run(*arguments, "--logit-bias", "5=x")
+        self.assertEqual(bad.returncode, 2)
+        self.assertIn("--logit-bias", bad.stderr)
 
     def test_the_planner_says_why_unless_both_devices_are_given(self) -> None:
         chosen = run("run", self.model, "-p", "Hi", "-n", "1")
@@ -233,7 +270,7 @@ class Commands(unittest.TestCase):
 
         commands = re.findall(r"(?m)^  ([a-z-]+) ", run("--help").stdout)
         self.assertLessEqual(set(commands), offered("consort", ""))
-        self.assertEqual(offered("consort", "run", "m", "--pre"), {"--prefill"})
+        self.assertEqual(offered("consort", "run", "m", "--pref"), {"--prefill"})
         self.assertEqual(offered("consort", "run", "m", "--kv-dtype", "b"), {"bf16"})
         self.assertEqual(offered("consort", "run", "m", "--decode", ""), set(cli_model.device_names()))
 

@@ -177,6 +177,87 @@ static void another_seed_or_position_draws_anew(void **state) {
   assert_in_range(n_equal_position, 0, 15);
 }
 
+/* ---- penalties, biases and log-probabilities ---- */
+
+static void adjust(const cs_sampler_params *params, const cs_sampler_history *history,
+                   const float *logits, float *out) {
+  assert_int_equal(cs_sampler_adjust(params, history, logits, 6, out, NULL), CS_OK);
+}
+
+static void penalties_count_prompt_and_output_apart(void **state) {
+  (void)state;
+  const float logits[6] = {2, -2, 3, 4, 5, 6};
+  const int32_t tokens[] = {0, 1, 1, 2, 2, 2}; /* of these the last three are output */
+  const cs_sampler_history history = {.tokens = tokens, .n_tokens = 6, .n_prompt = 3};
+  float out[6];
+  const cs_sampler_params repetition = {.top_p = 1, .repetition_penalty = 2};
+  adjust(&repetition, &history, logits, out);
+  assert_memory_equal(out, ((float[]){1, -4, 1.5f, 4, 5, 6}), sizeof out);
+  const cs_sampler_params counted = {
+      .top_p = 1, .frequency_penalty = 0.5f, .presence_penalty = 0.25f};
+  adjust(&counted, &history, logits, out);
+  assert_memory_equal(out, ((float[]){2, -2, 1.25f, 4, 5, 6}), sizeof out);
+  const cs_sampler_params none = {.top_p = 1, .repetition_penalty = 1};
+  adjust(&none, &history, logits, out);
+  assert_memory_equal(out, logits, sizeof out);
+}
+
+static void biases_come_after_penalties(void **state) {
+  (void)state;
+  float logits[6] = {2, 2, 2, 2, 2, 2};
+  const int32_t tokens[] = {3};
+  const cs_logit_bias biases[] = {{3, 5}, {0, -INFINITY}, {1, 1}, {1, 1}};
+  const cs_sampler_history history = {
+      .biases = biases, .n_biases = 4, .tokens = tokens, .n_tokens = 1, .n_prompt = 1};
+  const cs_sampler_params params = {.top_p = 1, .repetition_penalty = 2};
+  adjust(&params, &history, logits, logits); /* in place */
+  assert_memory_equal(logits, ((float[]){-INFINITY, 4, 2, 6, 2, 2}), sizeof logits);
+  assert_int_equal(sample(params, 1, logits, 6), 3);
+}
+
+static void a_bias_names_a_token_and_a_number(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  const cs_logit_bias outside[] = {{1, 0}, {6, 1}};
+  assert_int_equal(cs_sampler_check_biases(outside, 2, 6, &error), CS_INVALID_ARGUMENT);
+  assert_string_equal(error.message, "logit bias: token 6 is outside the vocabulary of 6");
+  const cs_logit_bias bad[] = {{1, NAN}};
+  assert_int_equal(cs_sampler_check_biases(bad, 1, 6, &error), CS_INVALID_ARGUMENT);
+  assert_int_equal(cs_sampler_check_biases(outside, 1, 6, NULL), CS_OK);
+  const cs_logit_bias negative[] = {{-1, 0}};
+  assert_int_equal(cs_sampler_check_biases(negative, 1, 6, NULL), CS_INVALID_ARGUMENT);
+}
+
+static void what_needs_no_logits_is_the_plain_greedy_choice(void **state) {
+  (void)state;
+  const cs_sampler_params greedy = CS_SAMPLER_GREEDY;
+  assert_true(cs_sampler_is_argmax(&greedy, 0));
+  assert_false(cs_sampler_is_argmax(&greedy, 1));
+  const cs_sampler_params others[] = {{.temperature = 1, .top_p = 1},
+                                      {.top_p = 1, .repetition_penalty = 1.1f},
+                                      {.top_p = 1, .frequency_penalty = 0.1f},
+                                      {.top_p = 1, .presence_penalty = -0.1f},
+                                      {.top_p = 1, .n_logprobs = 1}};
+  for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+    assert_false(cs_sampler_is_argmax(&others[i], 0));
+}
+
+static void log_probabilities_are_a_log_softmax(void **state) {
+  (void)state;
+  const float logits[6] = {0, logf(2), NAN, logf(4), logf(2), -INFINITY};
+  cs_token_logprob out[7];
+  cs_sampler_logprobs(logits, 6, 4, 7, out);
+  const int32_t tokens[7] = {4, 3, 1, 4, 0, 5, -1};
+  const double shares[4] = {2 / 9.0, 4 / 9.0, 2 / 9.0, 2 / 9.0};
+  for (size_t i = 0; i < 7; i++)
+    assert_int_equal(out[i].token, tokens[i]);
+  for (size_t i = 0; i < 4; i++)
+    assert_true(fabs((double)out[i].logprob - log(shares[i])) < 1e-6);
+  assert_true(isinf(out[5].logprob));
+  cs_sampler_logprobs((float[]){1, INFINITY}, 2, 1, 1, out);
+  assert_true(out[0].logprob == 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(zero_temperature_takes_the_first_of_the_largest),
@@ -189,6 +270,11 @@ int main(void) {
       cmocka_unit_test(an_infinite_logit_takes_all),
       cmocka_unit_test(draws_are_the_same_on_every_machine),
       cmocka_unit_test(another_seed_or_position_draws_anew),
+      cmocka_unit_test(penalties_count_prompt_and_output_apart),
+      cmocka_unit_test(biases_come_after_penalties),
+      cmocka_unit_test(a_bias_names_a_token_and_a_number),
+      cmocka_unit_test(what_needs_no_logits_is_the_plain_greedy_choice),
+      cmocka_unit_test(log_probabilities_are_a_log_softmax),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

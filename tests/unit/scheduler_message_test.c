@@ -26,14 +26,16 @@ static cs_message sample(cs_message_kind kind) {
     message.prefill = (cs_prefill_message){wire, 1, 1, 60000000, ids};
     break;
   case CS_MESSAGE_DECODE:
-    message.decode = (cs_decode_message){.n_cached = 4,
-                                         .score = 1,
-                                         .n_output = 128,
-                                         .n_prompt = 5,
-                                         .sampler = {0.75f, 40, 0.9f, 0.05f, UINT64_MAX},
-                                         .wait_us = 17,
-                                         .ends = {tokens, 4},
-                                         .tokens = ids};
+    message.decode =
+        (cs_decode_message){.n_cached = 4,
+                            .score = 1,
+                            .n_output = 128,
+                            .n_prompt = 5,
+                            .sampler = {0.75f, 40, 0.9f, 0.05f, UINT64_MAX, 1.25f, 0.5f, -0.25f, 3},
+                            .biases = {payload, 16},
+                            .wait_us = 17,
+                            .ends = {tokens, 4},
+                            .tokens = ids};
     break;
   case CS_MESSAGE_KV_OFFER:
   case CS_MESSAGE_KV_ACCEPT:
@@ -49,7 +51,7 @@ static cs_message sample(cs_message_kind kind) {
     message.commit = (cs_commit_message){1, 2, 3, 4};
     break;
   case CS_MESSAGE_TOKEN:
-    message.token = (cs_token_message){9, -5};
+    message.token = (cs_token_message){9, -5, {payload, 16}};
     break;
   case CS_MESSAGE_LOGITS:
     message.logits = (cs_logits_message){1, 2, {payload, 24}};
@@ -104,6 +106,11 @@ static void fields_keep_their_values(void **state) {
   assert_int_equal(read.decode.n_cached, 4);
   assert_true(read.decode.sampler.temperature == 0.75f);
   assert_true(read.decode.sampler.seed == UINT64_MAX);
+  assert_true(read.decode.sampler.repetition_penalty == 1.25f);
+  assert_true(read.decode.sampler.frequency_penalty == 0.5f);
+  assert_true(read.decode.sampler.presence_penalty == -0.25f);
+  assert_int_equal(read.decode.sampler.n_logprobs, 3);
+  assert_int_equal(read.decode.biases.bytes, 16);
   int32_t ids[5];
   assert_int_equal(cs_blob_count_i32(read.decode.tokens), 5);
   cs_blob_read_i32(read.decode.tokens, ids);

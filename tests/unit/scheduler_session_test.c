@@ -39,6 +39,7 @@ static consort_generate_result generate(consort_session *session, const int32_t 
 static void forget(consort_generate_result *result) {
   consort_free(result->tokens);
   consort_free(result->text);
+  consort_free(result->logprobs);
 }
 
 static void expect_same_tokens(const consort_generate_result *a, const consort_generate_result *b) {
@@ -97,6 +98,61 @@ static void sampling_depends_on_the_seed_alone(void **state) {
   forget(&c);
   consort_session_destroy(one);
   consort_session_destroy(two);
+}
+
+/* Penalties and biases are carried to the worker that samples, wherever it is. */
+static void penalties_and_biases_hold_on_every_placement(void **state) {
+  (void)state;
+  consort_session *const one = open_pair("cpu:0", "cpu:0");
+  consort_session *const two = open_pair("cpu:1", "cpu:0");
+  int32_t tokens[20];
+  harness_tokens(tokens, 20, 2);
+  const consort_generate_options greedy = harness_greedy(20);
+  consort_generate_result plain = generate(one, tokens, 20, &greedy);
+  assert_null(plain.logprobs);
+
+  consort_generate_options options = greedy;
+  const consort_logit_bias bans[] = {{plain.tokens[0], -INFINITY}, {plain.tokens[1], -1000}};
+  options.logit_biases = bans;
+  options.n_logit_biases = 2;
+  options.presence_penalty = 100; /* no token comes twice */
+  options.n_logprobs = 3;
+  consort_generate_result a = generate(one, tokens, 20, &options);
+  consort_generate_result b = generate(two, tokens, 20, &options);
+  expect_same_tokens(&a, &b);
+  assert_int_equal(a.n_tokens, 20);
+  for (uint32_t i = 0; i < 20; i++) {
+    assert_int_not_equal(a.tokens[i], bans[0].token);
+    assert_int_not_equal(a.tokens[i], bans[1].token);
+    for (uint32_t k = 0; k < i; k++)
+      assert_int_not_equal(a.tokens[i], a.tokens[k]);
+    const consort_token_logprob *const row = a.logprobs + (size_t)i * 3;
+    assert_int_equal(row[0].token, a.tokens[i]);
+    assert_true(row[0].logprob <= row[1].logprob && row[1].logprob >= row[2].logprob);
+    assert_true(row[1].logprob < 0);
+  }
+  assert_int_equal(a.logprobs[1].token, plain.tokens[0]); /* the model's own, bans apart */
+  forget(&plain);
+  forget(&a);
+  forget(&b);
+  consort_session_destroy(one);
+  consort_session_destroy(two);
+}
+
+static void a_bias_outside_the_vocabulary_is_refused(void **state) {
+  (void)state;
+  consort_session *const session = open_pair("cpu:0", "cpu:0");
+  consort_generate_options options = harness_greedy(4);
+  const consort_logit_bias bias = {INT32_MAX, 1};
+  options.logit_biases = &bias;
+  options.n_logit_biases = 1;
+  cs_error error = CS_ERROR_INIT;
+  consort_generate_result result = {.struct_size = sizeof result};
+  assert_int_equal(
+      consort_generate_from_tokens(session, (int32_t[]){1}, 1, &options, &result, &error),
+      CS_INVALID_ARGUMENT);
+  assert_non_null(strstr(error.message, "outside the vocabulary"));
+  consort_session_destroy(session);
 }
 
 static double nmse(const float *a, const float *b, size_t n) {
@@ -386,6 +442,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(two_devices_answer_as_one_does),
       cmocka_unit_test(sampling_depends_on_the_seed_alone),
+      cmocka_unit_test(penalties_and_biases_hold_on_every_placement),
+      cmocka_unit_test(a_bias_outside_the_vocabulary_is_refused),
       cmocka_unit_test(split_logits_are_those_of_one_device),
       cmocka_unit_test(a_batch_answers_as_its_parts_do),
       cmocka_unit_test(deterministic_results_do_not_depend_on_the_batch),

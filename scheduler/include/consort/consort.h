@@ -252,9 +252,24 @@ CONSORT_API size_t consort_session_n_fallbacks(const consort_session *session);
 CONSORT_API cs_status consort_session_fallback(const consort_session *session, size_t index,
                                                consort_fallback *out, cs_error *error);
 
-/* Text comes in whole UTF-8 characters, NUL-terminated. A non-zero return ends the generation. */
+/* Text comes in whole UTF-8 characters, NUL-terminated. What may be the beginning of a stop string
+ * is kept back until it is known not to be one; token is -1 where only such text comes, after the
+ * last token. A non-zero return ends the generation. */
 typedef int (*consort_token_callback)(void *user, int32_t token, const char *text,
                                       size_t text_bytes);
+
+/* Added to a token's logit; -INFINITY bans it. */
+typedef struct consort_logit_bias {
+  int32_t token;
+  float bias;
+} consort_logit_bias;
+
+typedef struct consort_token_logprob {
+  int32_t token; /* -1: the vocabulary has no more */
+  float logprob; /* natural logarithm, of the model's own logits */
+} consort_token_logprob;
+
+#define CONSORT_MAX_LOGPROBS 64
 
 typedef struct consort_generate_options {
   uint32_t struct_size;
@@ -268,7 +283,26 @@ typedef struct consort_generate_options {
   void *user;
   uint32_t ignore_end; /* 1: go on after an end-of-text token */
   uint32_t timeout_ms; /* 0: none beyond the deadline of each step */
+  /* Logits of tokens in the prompt or the output are divided by it when positive, multiplied when
+   * negative; 0 or 1: off. */
+  float repetition_penalty;
+  /* A token that is n > 0 times in the output loses presence_penalty + n * frequency_penalty. */
+  float frequency_penalty;
+  float presence_penalty;
+  /* Log-probabilities told of each token: its own and those of the n_logprobs - 1 likeliest; at
+   * most CONSORT_MAX_LOGPROBS. */
+  uint32_t n_logprobs;
+  const consort_logit_bias *logit_biases; /* (n_logit_biases), copied */
+  const char *const *stops; /* (n_stops) UTF-8: the text ends before the first of them */
+  uint32_t n_logit_biases;
+  uint32_t n_stops;
 } consort_generate_options;
+
+#define CONSORT_FINISH_LENGTH    0 /* as many tokens as asked for */
+#define CONSORT_FINISH_END       1 /* an end-of-text token */
+#define CONSORT_FINISH_CANCELLED 2 /* by the callback */
+#define CONSORT_FINISH_CONTEXT   3 /* the context is full */
+#define CONSORT_FINISH_STOP      4 /* a stop string */
 
 typedef struct consort_generate_result {
   uint32_t struct_size;
@@ -286,6 +320,10 @@ typedef struct consort_generate_result {
   double kv_ms;         /* first piece gathered to last piece committed */
   double kv_exposed_ms; /* last prefill op to commit: what prefill did not hide */
   uint64_t kv_pieces;
+  consort_token_logprob *logprobs; /* (n_tokens, n_logprobs), each token's own first: free with
+                                      consort_free; NULL when none were asked for */
+  uint32_t n_logprobs;
+  uint32_t finish; /* CONSORT_FINISH_* */
 } consort_generate_result;
 
 /* Generates from text (encoded with special tokens) or, with text NULL, from token ids. */
