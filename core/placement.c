@@ -20,6 +20,21 @@ typedef struct planner {
   uint32_t *first_of_key; /* (n_values): the first cache value with the same key */
 } planner;
 
+/* A row of a norm is as long as its weight: heads (n, n_heads, width) with a weight (width) are
+ * (n * n_heads, width). */
+static void fold_heads(const cs_op_node *node, cs_tensor tensors[CS_MAX_OPERANDS]) {
+  if (node->id != CS_OP_RMS_NORM) return;
+  const uint64_t width = tensors[2].dims[0];
+  for (uint32_t i = 0; i < node->n_operands; i++) {
+    cs_tensor *t = &tensors[i];
+    if (i == 2 || t->rank != 3 || t->dims[2] != width) continue;
+    t->rank = 2;
+    t->dims[0] *= t->dims[1];
+    t->dims[1] = width;
+    t->dims[2] = 0;
+  }
+}
+
 void cs_op_describe(const cs_op_node *node, const cs_value_info *values,
                     cs_tensor tensors[CS_MAX_OPERANDS], cs_op *op) {
   for (uint32_t i = 0; i < node->n_operands; i++) {
@@ -31,6 +46,7 @@ void cs_op_describe(const cs_op_node *node, const cs_value_info *values,
     tensors[i].rank = value->rank;
     memcpy(tensors[i].dims, value->dims, sizeof tensors[i].dims);
   }
+  fold_heads(node, tensors);
   *op = (cs_op){.struct_size = sizeof *op,
                 .id = node->id,
                 .n_operands = node->n_operands,

@@ -145,6 +145,16 @@ static cs_status bind_value(cs_step *step, cs_value v, uint32_t place, cs_tensor
   }
 }
 
+/* Another op's view of a value: the same memory; extents are the op's own (cs_op_describe), but
+ * for a cache, whose owner has them. */
+static void share(cs_tensor *tensor, const cs_tensor *seen, cs_value_kind kind) {
+  const cs_tensor described = *tensor;
+  *tensor = *seen;
+  if (kind == CS_VALUE_CACHE) return;
+  tensor->rank = described.rank;
+  memcpy(tensor->dims, described.dims, sizeof tensor->dims);
+}
+
 /* The owner is asked once for a value and a device; later uses copy the answer. */
 static cs_status bind_ops(cs_step *step, const cs_tensor **known, cs_error *error) {
   for (size_t i = 0; i < step->n_ops; i++) {
@@ -157,7 +167,7 @@ static cs_status bind_ops(cs_step *step, const cs_tensor **known, cs_error *erro
       if (v == CS_VALUE_NONE) continue;
       const cs_tensor **seen = &known[v * CS_N_PLACES + place];
       if (*seen) {
-        tensors[j] = **seen;
+        share(&tensors[j], *seen, step->values[v].kind);
         continue;
       }
       const cs_status status = bind_value(step, v, place, &tensors[j], error);

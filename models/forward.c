@@ -137,6 +137,14 @@ static cs_value project(emitter *e, cs_value x, uint64_t n_heads, uint64_t width
   return out;
 }
 
+/* Each head on its own, where the model has such a norm: the weight's extent says what a row is. */
+static cs_value norm_heads(emitter *e, cs_value x, uint64_t n_heads, cs_weight_role role) {
+  if (weight(e, e->layer, role) == CS_VALUE_NONE) return x;
+  const cs_value out = add_heads(e, n_heads, e->config->k_width);
+  rms_norm(e, out, x, role);
+  return out;
+}
+
 /* ---- the layers -------------------------------------------------------------------------- */
 
 typedef struct attention_inputs {
@@ -158,8 +166,9 @@ static attention_inputs emit_kv(emitter *e) {
   const cs_value v =
       project(e, normed, c->n_kv_heads, c->v_width, CS_ROLE_ATTN_V, CS_ROLE_ATTN_V_BIAS);
   attention_inputs inputs;
-  inputs.q = rope(e, q, c->n_heads);
-  const cs_value turned_k = rope(e, k, c->n_kv_heads);
+  inputs.q = rope(e, norm_heads(e, q, c->n_heads, CS_ROLE_ATTN_Q_NORM), c->n_heads);
+  const cs_value turned_k =
+      rope(e, norm_heads(e, k, c->n_kv_heads, CS_ROLE_ATTN_K_NORM), c->n_kv_heads);
   inputs.k_cache = add_plane(e, 2 * layer, c->k_width);
   inputs.v_cache = add_plane(e, 2 * layer + 1, c->v_width);
   const cs_value operands[] = {turned_k, v, inputs.k_cache, inputs.v_cache, e->slots};
@@ -168,30 +177,82 @@ static attention_inputs emit_kv(emitter *e) {
   return inputs;
 }
 
+static uint32_t layer_window(const emitter *e) {
+  const bool windowed = (uint32_t)e->layer >= e->config->window_first_layer;
+  return windowed ? e->config->window : 0;
+}
+
 static void emit_attention(emitter *e, const attention_inputs *inputs) {
   const cs_model_config *c = e->config;
   const cs_value attended = add_heads(e, c->n_heads, c->v_width);
   const cs_value operands[] = {attended,       inputs->q,      inputs->k_cache, inputs->v_cache,
                                e->block_table, e->seq_offsets, e->kv_lengths,   CS_VALUE_NONE};
   const cs_op_params params = {.attention = {.struct_size = sizeof(cs_attention_params),
-                                             .scale = (float)(1.0 / sqrt(c->k_width))}};
+                                             .scale = (float)(1.0 / sqrt(c->k_width)),
+                                             .window = layer_window(e)}};
   cs_op_list_op(e->list, CS_OP_ATTENTION_PAGED, e->layer, operands, 8, &params);
   grow_stream(e, attended, weight(e, e->layer, CS_ROLE_ATTN_OUTPUT),
               weight(e, e->layer, CS_ROLE_ATTN_OUTPUT_BIAS));
 }
 
-static void emit_ffn(emitter *e) {
-  const cs_model_config *c = e->config;
-  const cs_value normed = add_rows(e, c->n_embd);
-  rms_norm(e, normed, e->x, CS_ROLE_FFN_NORM);
-  const cs_value gate = add_rows(e, c->n_ff);
-  matmul(e, gate, normed, weight(e, e->layer, CS_ROLE_FFN_GATE), CS_VALUE_NONE, CS_VALUE_NONE);
-  const cs_value up = add_rows(e, c->n_ff);
-  matmul(e, up, normed, weight(e, e->layer, CS_ROLE_FFN_UP), CS_VALUE_NONE, CS_VALUE_NONE);
-  const cs_value inner = add_rows(e, c->n_ff);
+static cs_value silu_mul(emitter *e, cs_value gate, cs_value up, uint64_t n_rows, uint64_t n) {
+  const cs_value inner = cs_op_list_activation(e->list, CS_DTYPE_F32, n_rows, n);
   const cs_value operands[] = {inner, gate, up};
   cs_op_list_op(e->list, CS_OP_SILU_MUL, e->layer, operands, 3, NULL);
+  return inner;
+}
+
+static void emit_dense_ffn(emitter *e, cs_value normed) {
+  const uint64_t n_ff = e->config->n_ff;
+  const cs_value gate = add_rows(e, n_ff);
+  matmul(e, gate, normed, weight(e, e->layer, CS_ROLE_FFN_GATE), CS_VALUE_NONE, CS_VALUE_NONE);
+  const cs_value up = add_rows(e, n_ff);
+  matmul(e, up, normed, weight(e, e->layer, CS_ROLE_FFN_UP), CS_VALUE_NONE, CS_VALUE_NONE);
+  const cs_value inner = silu_mul(e, gate, up, e->shape->n_tokens, n_ff);
   grow_stream(e, inner, weight(e, e->layer, CS_ROLE_FFN_DOWN), CS_VALUE_NONE);
+}
+
+/* One row of `out` (n_tokens * n_experts_used, n_out) for each pair of a token and its expert. */
+static cs_value expert_matmul(emitter *e, cs_value x, cs_weight_role role, cs_value ids,
+                              uint64_t n_out) {
+  const uint64_t n_rows = (uint64_t)e->shape->n_tokens * e->config->n_experts_used;
+  const cs_value out = cs_op_list_activation(e->list, CS_DTYPE_F32, n_rows, n_out);
+  const cs_value operands[] = {out, x, weight(e, e->layer, role), ids};
+  cs_op_list_op(e->list, CS_OP_MOE_MATMUL, e->layer, operands, 4, NULL);
+  return out;
+}
+
+static void emit_experts(emitter *e, cs_value normed) {
+  const cs_model_config *c = e->config;
+  const uint64_t n_tokens = e->shape->n_tokens;
+  const uint64_t k = c->n_experts_used;
+  const cs_value scores = add_rows(e, c->n_experts);
+  matmul(e, scores, normed, weight(e, e->layer, CS_ROLE_FFN_ROUTER), CS_VALUE_NONE, CS_VALUE_NONE);
+  const cs_value ids = cs_op_list_activation(e->list, CS_DTYPE_I32, n_tokens, k);
+  const cs_value shares = add_rows(e, k);
+  const cs_value route[] = {ids, shares, scores, CS_VALUE_NONE};
+  const cs_op_params params = {.moe_route = {.struct_size = sizeof(cs_moe_route_params),
+                                             .scoring = CS_MOE_SOFTMAX,
+                                             .normalize = c->normalize_experts,
+                                             .scale = c->expert_scale}};
+  cs_op_list_op(e->list, CS_OP_MOE_ROUTE, e->layer, route, 4, &params);
+  const cs_value gate = expert_matmul(e, normed, CS_ROLE_FFN_GATE_EXPERTS, ids, c->n_ff_expert);
+  const cs_value up = expert_matmul(e, normed, CS_ROLE_FFN_UP_EXPERTS, ids, c->n_ff_expert);
+  const cs_value inner = silu_mul(e, gate, up, n_tokens * k, c->n_ff_expert);
+  const cs_value down = expert_matmul(e, inner, CS_ROLE_FFN_DOWN_EXPERTS, ids, c->n_embd);
+  const cs_value sum = add_rows(e, c->n_embd);
+  const cs_value combine[] = {sum, down, shares, e->x};
+  cs_op_list_op(e->list, CS_OP_MOE_COMBINE, e->layer, combine, 4, NULL);
+  e->x = sum;
+}
+
+static void emit_ffn(emitter *e) {
+  const cs_value normed = add_rows(e, e->config->n_embd);
+  rms_norm(e, normed, e->x, CS_ROLE_FFN_NORM);
+  if (e->config->n_experts)
+    emit_experts(e, normed);
+  else
+    emit_dense_ffn(e, normed);
 }
 
 /* Only the rows asked for pass the largest matrix. */

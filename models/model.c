@@ -65,25 +65,26 @@ cs_weight_slot *cs_model_add(cs_model *model, int32_t layer, cs_weight_role role
   return slot;
 }
 
-cs_status cs_model_add_inv_freq(cs_model *model, double divisor, const float *factors,
-                                cs_error *error) {
+cs_status cs_model_add_inv_freq(cs_model *model, const cs_rope_scaling *scaling,
+                                const float *factors, cs_error *error) {
   const uint32_t n_rot = model->config.n_rot;
-  const uint32_t n_pairs = n_rot / 2;
-  float *table = malloc(n_pairs * sizeof *table);
+  float *table = malloc(n_rot / 2 * sizeof *table);
   if (!table) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  for (uint32_t i = 0; i < n_pairs; i++) {
-    const double turns = pow((double)model->config.rope_base, -2.0 * i / n_rot);
-    table[i] = (float)(turns / divisor / (factors ? (double)factors[i] : 1.0));
-  }
+  cs_rope_inv_freq(scaling, (double)model->config.rope_base, n_rot, factors, table);
   cs_weight_slot *slot = cs_model_add(model, -1, CS_ROLE_INV_FREQ);
   slot->owned = table;
   slot->weight.dtype = CS_DTYPE_F32;
   slot->weight.data = table;
-  slot->weight.bytes = n_pairs * sizeof *table;
+  slot->weight.bytes = n_rot / 2 * sizeof *table;
   return CS_OK;
 }
 
 /* ---- sums and fingerprint ---------------------------------------------------------------- */
+
+/* Of a matrix for each expert: those that one token passes. */
+static uint64_t parameters_used(const cs_model_config *config, const cs_model_weight *weight) {
+  return config->n_experts_used * weight->dims[1] * weight->dims[2];
+}
 
 static void count_weights(cs_model *model) {
   uint64_t bytes_by_dtype[CS_DTYPE_LIMIT] = {0};
@@ -93,7 +94,8 @@ static void count_weights(cs_model *model) {
     model->weight_bytes += weight->bytes;
     if (weight->usage == 0) continue;
     if (weight->usage & CS_USAGE_MATMUL)
-      model->matmul_parameters += weight->dims[0] * weight->dims[1];
+      model->matmul_parameters += weight->rank == 3 ? parameters_used(&model->config, weight)
+                                                    : weight->dims[0] * weight->dims[1];
     bytes_by_dtype[weight->dtype] += weight->bytes;
     if (bytes_by_dtype[weight->dtype] > bytes_by_dtype[most]) most = weight->dtype;
   }
@@ -101,10 +103,13 @@ static void count_weights(cs_model *model) {
 }
 
 static uint64_t hash_config(const cs_model_config *config) {
-  const uint32_t sizes[] = {config->n_layers, config->n_embd,   config->n_heads, config->n_kv_heads,
-                            config->k_width,  config->v_width,  config->n_ff,    config->n_vocab,
-                            config->n_rot,    config->rope_mode};
-  const float numbers[] = {config->rope_base, config->rope_magnitude, config->norm_epsilon};
+  const uint32_t sizes[] = {
+      config->n_layers,  config->n_embd,         config->n_heads,     config->n_kv_heads,
+      config->k_width,   config->v_width,        config->n_ff,        config->n_vocab,
+      config->n_rot,     config->rope_mode,      config->window,      config->window_first_layer,
+      config->n_experts, config->n_experts_used, config->n_ff_expert, config->normalize_experts};
+  const float numbers[] = {config->rope_base, config->rope_magnitude, config->norm_epsilon,
+                           config->expert_scale};
   uint64_t hash = XXH64(config->architecture, strlen(config->architecture), 0);
   hash = XXH64(sizes, sizeof sizes, hash);
   return XXH64(numbers, sizeof numbers, hash);
@@ -133,21 +138,25 @@ void cs_model_finish(cs_model *model) {
 
 /* ---- weights of a file ------------------------------------------------------------------- */
 
+#define SHAPE_TEXT 96
+
+/* "(3, 4)" */
+static void write_shape(uint32_t rank, const uint64_t *dims, char text[SHAPE_TEXT]) {
+  int at = snprintf(text, SHAPE_TEXT, "(");
+  for (uint32_t i = 0; i < rank; i++)
+    at += snprintf(text + at, SHAPE_TEXT - (size_t)at, "%s%llu", i ? ", " : "",
+                   (unsigned long long)dims[i]);
+  snprintf(text + at, SHAPE_TEXT - (size_t)at, ")");
+}
+
 static cs_status fail_shape(const cs_gguf *gguf, const cs_gguf_tensor *tensor,
                             const cs_weight_slot *slot, cs_error *error) {
-  char found[96];
-  int at = 0;
-  for (uint32_t i = 0; i < tensor->rank && at < (int)sizeof found; i++)
-    at += snprintf(found + at, sizeof found - (size_t)at, "%s%llu", i ? ", " : "",
-                   (unsigned long long)tensor->dims[i]);
-  if (slot->weight.rank == 1)
-    return cs_gguf_fail(gguf, error, CS_CORRUPT,
-                        "tensor \"%s\" has shape (%s) where the metadata implies (%llu)",
-                        slot->name, found, (unsigned long long)slot->weight.dims[0]);
+  char found[SHAPE_TEXT], wanted[SHAPE_TEXT];
+  write_shape(tensor->rank, tensor->dims, found);
+  write_shape(slot->weight.rank, slot->weight.dims, wanted);
   return cs_gguf_fail(gguf, error, CS_CORRUPT,
-                      "tensor \"%s\" has shape (%s) where the metadata implies (%llu, %llu)",
-                      slot->name, found, (unsigned long long)slot->weight.dims[0],
-                      (unsigned long long)slot->weight.dims[1]);
+                      "tensor \"%s\" has shape %s where the metadata implies %s", slot->name, found,
+                      wanted);
 }
 
 static bool is_float(uint32_t dtype) {
@@ -196,10 +205,11 @@ static cs_status load_tensor(cs_model *model, int32_t layer, cs_weight_role role
 
 static cs_status load_row(cs_model *model, const cs_architecture *architecture, int32_t layer,
                           cs_error *error) {
+  const uint64_t all_required = cs_architecture_required(architecture, &model->config);
   const int first = layer < 0 ? 0 : CS_ROLE_FIRST_OF_LAYER;
   const int limit = layer < 0 ? CS_ROLE_FIRST_OF_LAYER : CS_ROLE_LIMIT;
   for (int role = first; role < limit; role++) {
-    const bool required = (architecture->required & CS_ROLE_BIT(role)) != 0;
+    const bool required = (all_required & CS_ROLE_BIT(role)) != 0;
     if (!required && !(architecture->optional & CS_ROLE_BIT(role))) continue;
     char name[CS_WEIGHT_NAME_BYTES];
     cs_model_weight_name(name, layer, (cs_weight_role)role);
@@ -214,14 +224,9 @@ static cs_status load_row(cs_model *model, const cs_architecture *architecture, 
 }
 
 /* A file may carry divisors for each frequency (Llama 3.1 and later). */
-static cs_status load_inv_freq(cs_model *model, const cs_architecture *architecture,
-                               cs_error *error) {
-  double divisor;
-  const cs_status status =
-      cs_architecture_read_rope_divisor(architecture, model->gguf, &divisor, error);
-  if (status != CS_OK) return status;
+static cs_status load_inv_freq(cs_model *model, const cs_rope_scaling *scaling, cs_error *error) {
   const cs_gguf_tensor *factors = cs_gguf_find_tensor(model->gguf, "rope_freqs.weight");
-  if (!factors) return cs_model_add_inv_freq(model, divisor, NULL, error);
+  if (!factors) return cs_model_add_inv_freq(model, scaling, NULL, error);
   const uint32_t n_pairs = model->config.n_rot / 2;
   if (factors->dtype != CS_DTYPE_F32 || factors->rank != 1 || factors->dims[0] != n_pairs)
     return cs_gguf_fail(model->gguf, error, CS_CORRUPT,
@@ -231,15 +236,15 @@ static cs_status load_inv_freq(cs_model *model, const cs_architecture *architect
     if (!isfinite(values[i]) || values[i] == 0.0f)
       return cs_gguf_fail(model->gguf, error, CS_CORRUPT,
                           "tensor \"rope_freqs.weight\": element %u is zero or not finite", i);
-  return cs_model_add_inv_freq(model, divisor, values, error);
+  return cs_model_add_inv_freq(model, scaling, values, error);
 }
 
 static cs_status load_weights(cs_model *model, const cs_architecture *architecture,
-                              cs_error *error) {
+                              const cs_rope_scaling *scaling, cs_error *error) {
   cs_status status = cs_model_reserve(model, error);
   for (int32_t layer = -1; status == CS_OK && layer < (int32_t)model->config.n_layers; layer++)
     status = load_row(model, architecture, layer, error);
-  if (status == CS_OK) status = load_inv_freq(model, architecture, error);
+  if (status == CS_OK) status = load_inv_freq(model, scaling, error);
   if (status != CS_OK) return status;
   if (model->config.tied_embeddings)
     model->slots[cs_model_weight_key(model, -1, CS_ROLE_TOKEN_EMBD)].weight.usage |=
@@ -259,9 +264,10 @@ static cs_status load_tokenizer(cs_model *model, cs_error *error) {
 }
 
 static cs_status read_config(cs_model *model, const cs_architecture *architecture,
-                             cs_error *error) {
+                             cs_rope_scaling *scaling, cs_error *error) {
   cs_model_config *config = &model->config;
-  const cs_status status = cs_architecture_read_config(architecture, model->gguf, config, error);
+  const cs_status status =
+      cs_architecture_read_config(architecture, model->gguf, config, scaling, error);
   if (status != CS_OK) return status;
   if (config->n_layers > cs_gguf_n_tensors(model->gguf))
     return cs_gguf_fail(model->gguf, error, CS_CORRUPT, "%u layers, but only %zu tensors",
@@ -292,8 +298,9 @@ static cs_status load_model(cs_model *model, cs_gguf_string architecture_name, c
                         "architecture \"%.*s\" is not supported; supported: %s",
                         architecture_name.bytes > 40 ? 40 : (int)architecture_name.bytes,
                         architecture_name.data, cs_architecture_names());
-  cs_status status = read_config(model, architecture, error);
-  if (status == CS_OK) status = load_weights(model, architecture, error);
+  cs_rope_scaling scaling;
+  cs_status status = read_config(model, architecture, &scaling, error);
+  if (status == CS_OK) status = load_weights(model, architecture, &scaling, error);
   if (status == CS_OK) status = load_tokenizer(model, error);
   if (status == CS_OK) status = check_vocabulary(model, error);
   return status;

@@ -30,6 +30,13 @@ typedef struct cs_model_config {
   float rope_magnitude;
   float norm_epsilon;
   bool tied_embeddings;
+  uint32_t window;             /* a row sees only its last `window` positions; 0: all of them */
+  uint32_t window_first_layer; /* layers before this one see all */
+  uint32_t n_experts;          /* 0: one FFN a layer */
+  uint32_t n_experts_used;     /* of them, by each token */
+  uint32_t n_ff_expert;
+  bool normalize_experts; /* the weights of the experts used sum to 1 */
+  float expert_scale;     /* and are multiplied by this */
 } cs_model_config;
 
 /* One weight. Matrices are packed by each device that needs them; vectors are plain F32. */

@@ -49,10 +49,9 @@ cs_weight_slot *cs_model_add(cs_model *model, int32_t layer, cs_weight_role role
 /* "blk.3.attn_q.weight". `name` has CS_WEIGHT_NAME_BYTES. */
 void cs_model_weight_name(char *name, int32_t layer, cs_weight_role role);
 
-/* Adds RoPE's inverse frequencies, base^(-2i / n_rot) / divisor / factors[i] for pair i, computed
- * in float64 and rounded once; factors may be NULL. */
-cs_status cs_model_add_inv_freq(cs_model *model, double divisor, const float *factors,
-                                cs_error *error);
+/* Adds the table of cs_rope_inv_freq; factors may be NULL. */
+cs_status cs_model_add_inv_freq(cs_model *model, const cs_rope_scaling *scaling,
+                                const float *factors, cs_error *error);
 
 /* Sums and fingerprint, once all weights are there. */
 void cs_model_finish(cs_model *model);

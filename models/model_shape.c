@@ -177,9 +177,10 @@ static cs_status add_row(cs_model *model, const cs_architecture *architecture, i
                          uint32_t dtype, cs_error *error) {
   const int first = layer < 0 ? 0 : CS_ROLE_FIRST_OF_LAYER;
   const int limit = layer < 0 ? CS_ROLE_FIRST_OF_LAYER : CS_ROLE_LIMIT;
+  const uint64_t required = cs_architecture_required(architecture, &model->config);
   for (int i = first; i < limit; i++) {
     const cs_weight_role role = (cs_weight_role)i;
-    if (!(architecture->required & CS_ROLE_BIT(i)) && role != CS_ROLE_OUTPUT) continue;
+    if (!(required & CS_ROLE_BIT(i)) && role != CS_ROLE_OUTPUT) continue;
     cs_status status = CS_OK;
     if (cs_weight_spec_of(role)->rank == 1) {
       status = add_ones(model, layer, role, error);
@@ -213,6 +214,7 @@ static cs_status build(cs_model *model, const model_shape *shape, uint32_t dtype
                        cs_error *error) {
   const cs_gguf_string llama = {"llama", 5};
   const cs_architecture *architecture = cs_architecture_find(llama);
+  const cs_rope_scaling unscaled = {.kind = CS_ROPE_SCALING_NONE};
   cs_model_config *config = &model->config;
   *config = shape->config;
   memcpy(config->architecture, llama.data, llama.bytes);
@@ -223,7 +225,7 @@ static cs_status build(cs_model *model, const model_shape *shape, uint32_t dtype
   cs_status status = cs_model_reserve(model, error);
   for (int32_t layer = -1; status == CS_OK && layer < (int32_t)config->n_layers; layer++)
     status = add_row(model, architecture, layer, dtype, error);
-  if (status == CS_OK) status = cs_model_add_inv_freq(model, 1.0, NULL, error);
+  if (status == CS_OK) status = cs_model_add_inv_freq(model, &unscaled, NULL, error);
   if (status == CS_OK) status = place_windows(model, dtype, seed, error);
   return status;
 }

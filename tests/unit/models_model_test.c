@@ -141,7 +141,9 @@ static void contradicting_metadata_is_refused(void **state) {
   assert_u32_refused("llama.attention.value_length", 16, CS_CORRUPT, "attn_v.weight");
   assert_u32_refused("llama.embedding_length", UINT32_MAX, CS_CORRUPT, "out of range");
   assert_u32_refused("llama.rope.freq_base", 10000, CS_CORRUPT, "not a floating-point number");
-  assert_u32_refused("llama.expert_count", 8, CS_UNSUPPORTED, "mixtures of experts");
+  assert_u32_refused("llama.expert_count", 8, CS_CORRUPT, "expert_used_count\" is missing");
+  assert_u32_refused("llama.expert_count", UINT32_MAX, CS_CORRUPT, "out of range");
+  assert_u32_refused("llama.attention.sliding_window", UINT32_MAX, CS_CORRUPT, "out of range");
 }
 
 static void what_is_not_served_is_named(void **state) {
@@ -156,8 +158,20 @@ static void what_is_not_served_is_named(void **state) {
                       CS_UNSUPPORTED, "\"output_norm.weight\" has GGUF type q8_0");
   gguf_builder g = {0};
   add_tiny(&g, &(tiny_options){0});
+  add_text(&g, "llama.rope.scaling.type", "longrope");
+  assert_refused(&g, CS_UNSUPPORTED, "\"longrope\" is not supported");
+  add_tiny(&g, &(tiny_options){0});
   add_text(&g, "llama.rope.scaling.type", "yarn");
-  assert_refused(&g, CS_UNSUPPORTED, "\"yarn\" is not supported");
+  assert_refused(&g, CS_CORRUPT, "llama.rope.scaling.factor\" is missing");
+  add_tiny(&g, &(tiny_options){0});
+  add_text(&g, "llama.rope.scaling.type", "llama3");
+  add_f32(&g, "llama.rope.scaling.factor", 8.0f);
+  add_f32(&g, "llama.rope.scaling.high_freq_factor", 1.0f);
+  assert_refused(&g, CS_CORRUPT, "high_freq_factor\": not above");
+  add_tiny(&g, &(tiny_options){0});
+  add_u32(&g, "llama.expert_count", 4);
+  add_u32(&g, "llama.expert_used_count", 2);
+  assert_refused(&g, CS_CORRUPT, "\"blk.0.ffn_gate_inp.weight\" is missing");
 }
 
 static void an_unknown_type_that_nobody_needs_does_no_harm(void **state) {
