@@ -34,7 +34,10 @@
   X(zeCommandQueueCreate)                                                                          \
   X(zeCommandQueueDestroy)                                                                         \
   X(zeCommandQueueExecuteCommandLists)                                                             \
-  X(zeCommandQueueSynchronize)                                                                     \
+  X(zeFenceCreate)                                                                                 \
+  X(zeFenceDestroy)                                                                                \
+  X(zeFenceHostSynchronize)                                                                        \
+  X(zeFenceReset)                                                                                  \
   X(zeCommandListCreate)                                                                           \
   X(zeCommandListCreateImmediate)                                                                  \
   X(zeCommandListDestroy)                                                                          \

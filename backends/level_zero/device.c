@@ -96,11 +96,12 @@ err_free:
 
 void level_zero_device_close(cs_plugin_device *device) {
   if (!device) return;
-  const level_zero_api *api = &device->root->api;
   const cs_host *host = device->common.host;
-  level_zero_kernels_destroy(api, device->kernels);
+  level_zero_kernels_destroy(device->root, device->kernels);
+  level_zero_destroy_begin(device->root);
   for (uint32_t i = 0; i < MODULE_LIMIT; i++)
-    if (device->modules[i]) api->zeModuleDestroy(device->modules[i]);
+    if (device->modules[i]) device->root->api.zeModuleDestroy(device->modules[i]);
+  level_zero_destroy_end(device->root);
   pthread_mutex_destroy(&device->record_mutex);
   pthread_mutex_destroy(&device->mutex);
   level_zero_root_release(device->root);

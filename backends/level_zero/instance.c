@@ -64,6 +64,10 @@ static cs_status instance_create(const cs_host *host, cs_plugin_instance **out, 
   level_zero_root *root = host->allocate(host->context, sizeof *root, 16);
   if (!root) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the instance");
   memset(root, 0, sizeof *root);
+  if (pthread_rwlock_init(&root->handles, NULL) != 0) {
+    host->deallocate(host->context, root);
+    return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no lock for the instance");
+  }
   root->host = host;
   atomic_init(&root->references, 1);
   cs_status status = level_zero_api_load(&root->api, error);
@@ -81,7 +85,16 @@ void level_zero_root_release(level_zero_root *root) {
   if (atomic_fetch_sub_explicit(&root->references, 1, memory_order_acq_rel) != 1) return;
   for (uint32_t i = 0; i < root->n_drivers; i++)
     root->api.zeContextDestroy(root->contexts[i]);
+  pthread_rwlock_destroy(&root->handles);
   root->host->deallocate(root->host->context, root);
+}
+
+void level_zero_destroy_begin(level_zero_root *root) {
+  pthread_rwlock_wrlock(&root->handles);
+}
+
+void level_zero_destroy_end(level_zero_root *root) {
+  pthread_rwlock_unlock(&root->handles);
 }
 
 static void instance_destroy(cs_plugin_instance *instance) {

@@ -28,12 +28,26 @@ typedef struct level_zero_root {
   level_zero_api api;
   uint32_t n_drivers;
   atomic_uint references;
+  pthread_rwlock_t handles; /* LEVEL_ZERO_CREATE reads, destroying writes */
   ze_driver_handle_t drivers[LEVEL_ZERO_MAX_DRIVERS];
   ze_context_handle_t contexts[LEVEL_ZERO_MAX_DRIVERS];
 } level_zero_root;
 
 void level_zero_root_retain(level_zero_root *root);
 void level_zero_root_release(level_zero_root *root);
+
+/* Nothing is created while something is destroyed: in intercept mode, or with two drivers, the
+ * loader forgets a handle only after the driver has destroyed it, and with it one that has got the
+ * same address in between. Creating goes on side by side; destroying comes in brackets. */
+#define LEVEL_ZERO_CREATE(root, name, ...)                                                         \
+  do {                                                                                             \
+    pthread_rwlock_rdlock(&(root)->handles);                                                       \
+    const ze_result_t created_ = (root)->api.name(__VA_ARGS__);                                    \
+    pthread_rwlock_unlock(&(root)->handles);                                                       \
+    if (created_ != ZE_RESULT_SUCCESS) return level_zero_error(error, created_, #name);            \
+  } while (0)
+void level_zero_destroy_begin(level_zero_root *root);
+void level_zero_destroy_end(level_zero_root *root);
 
 typedef struct level_zero_found {
   ze_device_handle_t device;
@@ -108,7 +122,7 @@ cs_status level_zero_append_plan(cs_plugin_device *device,
                                  ze_kernel_handle_t kernels[MODULE_LIMIT][KERNEL_LIMIT],
                                  ze_command_list_handle_t list, const clc_plan *plan,
                                  cs_error *error);
-void level_zero_kernels_destroy(const level_zero_api *api,
+void level_zero_kernels_destroy(level_zero_root *root,
                                 ze_kernel_handle_t kernels[MODULE_LIMIT][KERNEL_LIMIT]);
 
 /* ---- lanes ---- */
@@ -124,14 +138,15 @@ typedef enum level_zero_lane {
 #define LEVEL_ZERO_EVENTS 32
 
 typedef struct level_zero_lanes {
-  const level_zero_api *api;
+  level_zero_root *root;             /* borrowed */
   ze_command_list_handle_t lists[2]; /* LANE_COMPUTE and LANE_COPY; the latter may be NULL */
   ze_command_queue_handle_t queue;
   ze_event_pool_handle_t pool;
   ze_event_handle_t events[LEVEL_ZERO_EVENTS];
   ze_command_list_handle_t signals[LEVEL_ZERO_EVENTS]; /* recorded: signal or await an event on */
   ze_command_list_handle_t awaits[LEVEL_ZERO_EVENTS];  /* the queue */
-  uint32_t n_events;                                   /* used since the lanes were idle */
+  ze_fence_handle_t fences[LEVEL_ZERO_EVENTS];         /* one a submission to the queue */
+  uint32_t n_events, n_fences;                         /* used since the lanes were idle */
   level_zero_lane last;
 } level_zero_lanes;
 
@@ -139,8 +154,13 @@ cs_status level_zero_lanes_create(const cs_plugin_device *device, level_zero_lan
                                   cs_error *error);
 /* The device uses them no more. */
 void level_zero_lanes_destroy(level_zero_lanes *lanes);
+/* Events or fences are nearly used up: wait before the next call of enter. */
+bool level_zero_lanes_full(const level_zero_lanes *lanes);
 /* Work given to `lane` from now on runs after all work given to any. */
 cs_status level_zero_lanes_enter(level_zero_lanes *lanes, level_zero_lane lane, cs_error *error);
+/* Gives the queue a recorded list; LANE_REPLAY was entered last. */
+cs_status level_zero_lanes_replay(level_zero_lanes *lanes, ze_command_list_handle_t list,
+                                  cs_error *error);
 /* Waits until all is done. CS_TIMEOUT when it takes longer. */
 cs_status level_zero_lanes_wait(level_zero_lanes *lanes, uint64_t timeout_ns, cs_error *error);
 

@@ -31,14 +31,20 @@ static cs_status build(cs_plugin_device *device, clc_module module, cs_error *er
                                  .pBuildFlags = ""};
   ze_module_build_log_handle_t log = NULL;
   ze_module_handle_t built = NULL;
+  pthread_rwlock_rdlock(&device->root->handles);
   const ze_result_t result =
       api->zeModuleCreate(device->context, device->found.device, &desc, &built, &log);
+  pthread_rwlock_unlock(&device->root->handles);
   cs_status status = CS_OK;
   if (result == ZE_RESULT_SUCCESS)
     device->modules[module] = built;
   else
     status = build_failed(device, log, result, error);
-  if (log) api->zeModuleBuildLogDestroy(log);
+  if (log) {
+    level_zero_destroy_begin(device->root);
+    api->zeModuleBuildLogDestroy(log);
+    level_zero_destroy_end(device->root);
+  }
   return status;
 }
 
@@ -56,7 +62,7 @@ static cs_status create_kernel(cs_plugin_device *device, const clc_step *step,
   pthread_mutex_lock(&device->mutex);
   const ze_module_handle_t module = device->modules[step->module];
   pthread_mutex_unlock(&device->mutex);
-  LEVEL_ZERO_TRY(&device->root->api, zeKernelCreate, module, &desc, out);
+  LEVEL_ZERO_CREATE(device->root, zeKernelCreate, module, &desc, out);
   return CS_OK;
 }
 
@@ -107,9 +113,11 @@ cs_status level_zero_append_plan(cs_plugin_device *device,
   return CS_OK;
 }
 
-void level_zero_kernels_destroy(const level_zero_api *api,
+void level_zero_kernels_destroy(level_zero_root *root,
                                 ze_kernel_handle_t kernels[MODULE_LIMIT][KERNEL_LIMIT]) {
+  level_zero_destroy_begin(root);
   for (uint32_t i = 0; i < MODULE_LIMIT; i++)
     for (uint32_t j = 0; j < KERNEL_LIMIT; j++)
-      if (kernels[i][j]) api->zeKernelDestroy(kernels[i][j]);
+      if (kernels[i][j]) root->api.zeKernelDestroy(kernels[i][j]);
+  level_zero_destroy_end(root);
 }

@@ -19,11 +19,10 @@ cs_status level_zero_stream_drain(cs_plugin_stream *stream, cs_error *error) {
   return status;
 }
 
-/* Enters a lane, waiting first when few events are left: entering takes one, and so do waiting and,
- * where that took too long, waiting once more at the end. */
+/* Enters a lane, waiting first when few events are left. */
 static cs_status enter(cs_plugin_stream *stream, level_zero_lane lane, cs_error *error) {
   if (lane == LANE_COPY && !stream->lanes.lists[LANE_COPY]) lane = LANE_COMPUTE;
-  if (stream->lanes.n_events + 3 > LEVEL_ZERO_EVENTS) {
+  if (level_zero_lanes_full(&stream->lanes)) {
     const cs_status status = level_zero_stream_drain(stream, error);
     if (status != CS_OK) return status;
   }
@@ -131,7 +130,9 @@ typedef struct recording {
 static void discard(void *pointer) {
   recording *recorded = pointer;
   const cs_host *host = recorded->root->host;
+  level_zero_destroy_begin(recorded->root);
   if (recorded->list) recorded->root->api.zeCommandListDestroy(recorded->list);
+  level_zero_destroy_end(recorded->root);
   level_zero_root_release(recorded->root);
   host->deallocate(host->context, recorded);
 }
@@ -141,7 +142,8 @@ static cs_status record_list(cs_plugin_device *device, const clc_plan *plan,
   const level_zero_api *api = &device->root->api;
   const ze_command_list_desc_t desc = {.stype = ZE_STRUCTURE_TYPE_COMMAND_LIST_DESC,
                                        .commandQueueGroupOrdinal = device->compute_ordinal};
-  LEVEL_ZERO_TRY(api, zeCommandListCreate, device->context, device->found.device, &desc, out);
+  LEVEL_ZERO_CREATE(device->root, zeCommandListCreate, device->context, device->found.device, &desc,
+                    out);
   pthread_mutex_lock(&device->record_mutex);
   const cs_status status = level_zero_append_plan(device, device->kernels, *out, plan, error);
   pthread_mutex_unlock(&device->record_mutex);
@@ -169,9 +171,7 @@ static cs_status replay(cs_plugin_stream *stream, void *pointer, cs_error *error
   recording *recorded = pointer;
   const cs_status status = enter(stream, LANE_REPLAY, error);
   if (status != CS_OK) return status;
-  LEVEL_ZERO_TRY(&stream->root->api, zeCommandQueueExecuteCommandLists, stream->lanes.queue, 1,
-                 &recorded->list, NULL);
-  return CS_OK;
+  return level_zero_lanes_replay(&stream->lanes, recorded->list, error);
 }
 
 /* ---- starting and finishing ---- */
@@ -191,7 +191,7 @@ void level_zero_stream_finish(cs_plugin_stream *stream) {
   cs_error ignored = CS_ERROR_INIT;
   if (level_zero_lanes_wait(&stream->lanes, FINISH_LIMIT_NS, &ignored) == CS_TIMEOUT) return;
   level_zero_lanes_destroy(&stream->lanes);
-  level_zero_kernels_destroy(&root->api, stream->kernels);
+  level_zero_kernels_destroy(root, stream->kernels);
   if (stream->staging) root->api.zeMemFree(stream->context, stream->staging);
   level_zero_root_release(root);
 }

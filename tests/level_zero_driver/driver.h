@@ -6,6 +6,7 @@
  *   ZE_TEST_DEVICES  =N             that many devices (1), each of which reaches the others' memory
  *   ZE_TEST_DEFER    (on unless 0)  nothing runs until the host waits or asks
  *   ZE_TEST_SHUFFLE  =SEED          commands between two barriers of a queue run in random order
+ *   ZE_TEST_REUSE    =1             addresses of handles are used again before destroying returns
  *   ZE_TEST_GUARD    (on unless 0)  the host cannot touch device memory, and each allocation ends
  * at a guard page, with canaries where alignment leaves a gap
  *
@@ -43,6 +44,7 @@ typedef struct test_device {
   bool defer;
   bool shuffle;
   bool guard;
+  bool reuse;
   uint64_t random; /* state of the shuffle */
   cl_context context;
   cl_device_id device;
@@ -61,6 +63,15 @@ extern pthread_cond_t test_moved;
 
 /* Finds PoCL (any CPU device of OpenCL) once. */
 ze_result_t test_start(void);
+
+/* The memory of an object with a handle, zeroed. With ZE_TEST_REUSE an address that was destroyed
+ * is the next one given out, whoever asks, and destroying returns late: the loader in intercept
+ * mode forgets a handle only then. */
+void *test_object_create(size_t bytes);
+void test_object_destroy(void *object);
+
+/* A context that was created and not destroyed. */
+bool test_is_context(ze_context_handle_t context);
 
 /* ---- memory ---- */
 

@@ -90,7 +90,7 @@ static ze_result_t allocate(ze_memory_type_t type, size_t bytes, size_t alignmen
 static ze_result_t ZE_APICALL mem_device(ze_context_handle_t context,
                                          const ze_device_mem_alloc_desc_t *desc, size_t bytes,
                                          size_t alignment, ze_device_handle_t device, void **out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)desc;
   (void)device;
   return allocate(ZE_MEMORY_TYPE_DEVICE, bytes, alignment, out);
@@ -99,7 +99,7 @@ static ze_result_t ZE_APICALL mem_device(ze_context_handle_t context,
 static ze_result_t ZE_APICALL mem_host(ze_context_handle_t context,
                                        const ze_host_mem_alloc_desc_t *desc, size_t bytes,
                                        size_t alignment, void **out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)desc;
   return allocate(ZE_MEMORY_TYPE_HOST, bytes, alignment, out);
 }
@@ -108,7 +108,7 @@ static ze_result_t ZE_APICALL mem_shared(ze_context_handle_t context,
                                          const ze_device_mem_alloc_desc_t *device_desc,
                                          const ze_host_mem_alloc_desc_t *host_desc, size_t bytes,
                                          size_t alignment, ze_device_handle_t device, void **out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device_desc;
   (void)host_desc;
   (void)device;
@@ -116,7 +116,7 @@ static ze_result_t ZE_APICALL mem_shared(ze_context_handle_t context,
 }
 
 static ze_result_t ZE_APICALL mem_free(ze_context_handle_t context, void *pointer) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   pthread_mutex_lock(&test_mutex);
   ze_result_t result = ZE_RESULT_ERROR_INVALID_ARGUMENT;
   for (test_allocation **link = &allocations; *link; link = &(*link)->next) {
@@ -137,7 +137,7 @@ static ze_result_t ZE_APICALL mem_free(ze_context_handle_t context, void *pointe
 static ze_result_t ZE_APICALL mem_properties(ze_context_handle_t context, const void *pointer,
                                              ze_memory_allocation_properties_t *out,
                                              ze_device_handle_t *device) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   pthread_mutex_lock(&test_mutex);
   const test_allocation *a = test_find(pointer, 0);
   out->type = a ? a->type : ZE_MEMORY_TYPE_UNKNOWN;
@@ -150,7 +150,7 @@ static ze_result_t ZE_APICALL mem_properties(ze_context_handle_t context, const 
 
 static ze_result_t ZE_APICALL mem_range(ze_context_handle_t context, const void *pointer,
                                         void **base, size_t *bytes) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   pthread_mutex_lock(&test_mutex);
   const test_allocation *a = test_find(pointer, 0);
   if (base) *base = a ? a->data : NULL;

@@ -75,7 +75,7 @@ static unsigned char *bitcode_of(const uint8_t *spirv, size_t spirv_bytes, size_
 static ze_result_t ZE_APICALL module_create(ze_context_handle_t context, ze_device_handle_t device,
                                             const ze_module_desc_t *desc, ze_module_handle_t *out,
                                             ze_module_build_log_handle_t *log) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device;
   if (log) *log = NULL;
   if (!desc || !out) return ZE_RESULT_ERROR_INVALID_NULL_POINTER;
@@ -92,7 +92,7 @@ static ze_result_t ZE_APICALL module_create(ze_context_handle_t context, ze_devi
   if (!program) return ZE_RESULT_ERROR_MODULE_BUILD_FAILURE;
   code = clBuildProgram(program, 1, &test_gpu.device, "-x spir -spir-std=1.2 -cl-kernel-arg-info",
                         NULL, NULL);
-  ze_module_handle_t module = code == CL_SUCCESS ? calloc(1, sizeof *module) : NULL;
+  ze_module_handle_t module = code == CL_SUCCESS ? test_object_create(sizeof *module) : NULL;
   if (!module) {
     clReleaseProgram(program);
     return ZE_RESULT_ERROR_MODULE_BUILD_FAILURE;
@@ -104,7 +104,7 @@ static ze_result_t ZE_APICALL module_create(ze_context_handle_t context, ze_devi
 
 static ze_result_t ZE_APICALL module_destroy(ze_module_handle_t module) {
   clReleaseProgram(module->program);
-  free(module);
+  test_object_destroy(module);
   return ZE_RESULT_SUCCESS;
 }
 
@@ -156,7 +156,7 @@ static ze_result_t ZE_APICALL kernel_create(ze_module_handle_t module, const ze_
   if (!kernel) return ZE_RESULT_ERROR_INVALID_KERNEL_NAME;
   cl_uint n_args = 0;
   clGetKernelInfo(kernel, CL_KERNEL_NUM_ARGS, sizeof n_args, &n_args, NULL);
-  ze_kernel_handle_t handle = n_args <= TEST_MAX_ARGS ? calloc(1, sizeof *handle) : NULL;
+  ze_kernel_handle_t handle = n_args <= TEST_MAX_ARGS ? test_object_create(sizeof *handle) : NULL;
   if (!handle) {
     clReleaseKernel(kernel);
     return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
@@ -172,7 +172,7 @@ static ze_result_t ZE_APICALL kernel_create(ze_module_handle_t module, const ze_
 
 static ze_result_t ZE_APICALL kernel_destroy(ze_kernel_handle_t kernel) {
   clReleaseKernel(kernel->kernel);
-  free(kernel);
+  test_object_destroy(kernel);
   return ZE_RESULT_SUCCESS;
 }
 

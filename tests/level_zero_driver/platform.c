@@ -1,4 +1,6 @@
-/* Driver, devices and context: their handles are addresses of static bytes. */
+/* Driver, devices and contexts. The handles of driver and devices are addresses of static bytes;
+ * each context is an object of its own, since the loader in intercept mode keeps one record a
+ * handle and drops it when any holder destroys it. */
 #include "driver.h"
 
 #include <stdio.h>
@@ -6,14 +8,15 @@
 #include <string.h>
 #include <time.h>
 
+#define REUSE_NS 200000
+
 test_device test_gpu;
 pthread_mutex_t test_mutex = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t test_moved = PTHREAD_COND_INITIALIZER;
 
-static char the_driver, the_context, the_devices[TEST_MAX_DEVICES];
+static char the_driver, the_devices[TEST_MAX_DEVICES];
 #define DRIVER    ((ze_driver_handle_t)(void *)&the_driver)
 #define DEVICE(i) ((ze_device_handle_t)(void *)&the_devices[i])
-#define CONTEXT   ((ze_context_handle_t)(void *)&the_context)
 
 /* The index of a handle, TEST_MAX_DEVICES for a stray one. */
 static uint32_t index_of(ze_device_handle_t device) {
@@ -71,6 +74,8 @@ static ze_result_t start_locked(void) {
   test_gpu.n_devices = n == 0 ? 1 : n > TEST_MAX_DEVICES ? TEST_MAX_DEVICES : (uint32_t)n;
   test_gpu.defer = switch_is_on("ZE_TEST_DEFER");
   test_gpu.guard = switch_is_on("ZE_TEST_GUARD");
+  const char *reuse = getenv("ZE_TEST_REUSE");
+  test_gpu.reuse = reuse && strcmp(reuse, "0") != 0;
   describe();
   test_gpu.ready = true;
   return ZE_RESULT_SUCCESS;
@@ -81,6 +86,50 @@ ze_result_t test_start(void) {
   const ze_result_t result = start_locked();
   pthread_mutex_unlock(&test_mutex);
   return result;
+}
+
+/* ---- objects ---- */
+
+typedef struct object {
+  struct object *next; /* while nobody has it */
+  size_t bytes;
+  max_align_t data[];
+} object;
+
+static object *destroyed;
+
+/* The object destroyed last among those of this size, or NULL. */
+static object *take_destroyed(size_t bytes) {
+  object **link = &destroyed;
+  while (*link && (*link)->bytes != bytes)
+    link = &(*link)->next;
+  object *found = *link;
+  if (found) *link = found->next;
+  return found;
+}
+
+void *test_object_create(size_t bytes) {
+  pthread_mutex_lock(&test_mutex);
+  object *o = take_destroyed(bytes);
+  pthread_mutex_unlock(&test_mutex);
+  if (!o) o = malloc(sizeof *o + bytes);
+  if (!o) return NULL;
+  *o = (object){.bytes = bytes};
+  memset(o->data, 0, bytes);
+  return o->data;
+}
+
+void test_object_destroy(void *data) {
+  object *o = (object *)(void *)((char *)data - offsetof(object, data));
+  if (!test_gpu.reuse) {
+    free(o);
+    return;
+  }
+  pthread_mutex_lock(&test_mutex);
+  o->next = destroyed;
+  destroyed = o;
+  pthread_mutex_unlock(&test_mutex);
+  nanosleep(&(struct timespec){0, REUSE_NS}, NULL);
 }
 
 /* ---- driver ---- */
@@ -316,14 +365,40 @@ void test_fill_device(ze_device_dditable_t *table) {
   table->pfnGetGlobalTimestamps = device_timestamps;
 }
 
-/* ---- context ---- */
+/* ---- contexts ---- */
+
+struct _ze_context_handle_t {
+  ze_context_handle_t next;
+};
+
+static ze_context_handle_t contexts; /* test_mutex guards them */
+
+/* The link that holds the context, or the last one. */
+static ze_context_handle_t *find_context(ze_context_handle_t context) {
+  ze_context_handle_t *link = &contexts;
+  while (*link && *link != context)
+    link = &(*link)->next;
+  return link;
+}
+
+bool test_is_context(ze_context_handle_t context) {
+  pthread_mutex_lock(&test_mutex);
+  const bool found = context && *find_context(context);
+  pthread_mutex_unlock(&test_mutex);
+  return found;
+}
 
 static ze_result_t ZE_APICALL context_create(ze_driver_handle_t driver,
                                              const ze_context_desc_t *desc,
                                              ze_context_handle_t *out) {
   if (driver != DRIVER) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   if (!desc || !out) return ZE_RESULT_ERROR_INVALID_NULL_POINTER;
-  *out = CONTEXT;
+  *out = test_object_create(sizeof **out);
+  if (!*out) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
+  pthread_mutex_lock(&test_mutex);
+  (*out)->next = contexts;
+  contexts = *out;
+  pthread_mutex_unlock(&test_mutex);
   return ZE_RESULT_SUCCESS;
 }
 
@@ -336,13 +411,23 @@ static ze_result_t ZE_APICALL context_create_ex(ze_driver_handle_t driver,
   return context_create(driver, desc, out);
 }
 
-static ze_result_t ZE_APICALL context_ok(ze_context_handle_t context) {
-  return context == CONTEXT ? ZE_RESULT_SUCCESS : ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
+static ze_result_t ZE_APICALL context_destroy(ze_context_handle_t context) {
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
+  pthread_mutex_lock(&test_mutex);
+  ze_context_handle_t *link = find_context(context);
+  *link = context->next;
+  pthread_mutex_unlock(&test_mutex);
+  test_object_destroy(context);
+  return ZE_RESULT_SUCCESS;
+}
+
+static ze_result_t ZE_APICALL context_status(ze_context_handle_t context) {
+  return test_is_context(context) ? ZE_RESULT_SUCCESS : ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
 }
 
 void test_fill_context(ze_context_dditable_t *table) {
   table->pfnCreate = context_create;
   table->pfnCreateEx = context_create_ex;
-  table->pfnDestroy = context_ok;
-  table->pfnGetStatus = context_ok;
+  table->pfnDestroy = context_destroy;
+  table->pfnGetStatus = context_status;
 }

@@ -33,7 +33,7 @@ static void clear(test_commands *list) {
 /* ---- queues ---- */
 
 static ze_command_queue_handle_t queue_new(uint32_t ordinal) {
-  ze_command_queue_handle_t queue = calloc(1, sizeof *queue);
+  ze_command_queue_handle_t queue = test_object_create(sizeof *queue);
   if (!queue) return NULL;
   queue->ordinal = ordinal;
   pthread_mutex_lock(&test_mutex);
@@ -48,13 +48,13 @@ static void queue_free(ze_command_queue_handle_t queue) {
   pthread_mutex_unlock(&test_mutex);
   clear(&queue->pending);
   free(queue->pending.items);
-  free(queue);
+  test_object_destroy(queue);
 }
 
 static ze_result_t ZE_APICALL queue_create(ze_context_handle_t context, ze_device_handle_t device,
                                            const ze_command_queue_desc_t *desc,
                                            ze_command_queue_handle_t *out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device;
   if (desc->ordinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   *out = queue_new(desc->ordinal);
@@ -71,6 +71,8 @@ static ze_result_t ZE_APICALL queue_execute(ze_command_queue_handle_t queue, uin
                                             ze_fence_handle_t fence) {
   ze_result_t result = ZE_RESULT_SUCCESS;
   pthread_mutex_lock(&test_mutex);
+  if (fence && (fence->queue != queue || fence->at != UINT64_MAX)) /* in use: reset it first */
+    result = ZE_RESULT_ERROR_INVALID_ARGUMENT;
   for (uint32_t i = 0; i < n_lists; i++) {
     if (!lists[i]->closed || lists[i]->immediate) result = ZE_RESULT_ERROR_INVALID_ARGUMENT;
     if (lists[i]->ordinal != queue->ordinal) result = ZE_RESULT_ERROR_INVALID_COMMAND_LIST_TYPE;
@@ -102,10 +104,10 @@ void test_fill_queue(ze_command_queue_dditable_t *table) {
 static ze_result_t ZE_APICALL list_create(ze_context_handle_t context, ze_device_handle_t device,
                                           const ze_command_list_desc_t *desc,
                                           ze_command_list_handle_t *out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device;
   if (desc->commandQueueGroupOrdinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
-  *out = calloc(1, sizeof **out);
+  *out = test_object_create(sizeof **out);
   if (!*out) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   (*out)->ordinal = desc->commandQueueGroupOrdinal;
   return ZE_RESULT_SUCCESS;
@@ -114,18 +116,18 @@ static ze_result_t ZE_APICALL list_create(ze_context_handle_t context, ze_device
 static ze_result_t ZE_APICALL list_immediate(ze_context_handle_t context, ze_device_handle_t device,
                                              const ze_command_queue_desc_t *desc,
                                              ze_command_list_handle_t *out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device;
   *out = NULL;
   if (desc->ordinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
-  ze_command_list_handle_t list = calloc(1, sizeof *list);
+  ze_command_list_handle_t list = test_object_create(sizeof *list);
   if (!list) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   list->ordinal = desc->ordinal;
   list->immediate = true;
   list->synchronous = desc->mode == ZE_COMMAND_QUEUE_MODE_SYNCHRONOUS;
   list->queue = queue_new(desc->ordinal);
   if (!list->queue) {
-    free(list);
+    test_object_destroy(list);
     return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   }
   *out = list;
@@ -136,7 +138,7 @@ static ze_result_t ZE_APICALL list_destroy(ze_command_list_handle_t list) {
   if (list->immediate) queue_free(list->queue);
   clear(&list->recorded);
   free(list->recorded.items);
-  free(list);
+  test_object_destroy(list);
   return ZE_RESULT_SUCCESS;
 }
 
@@ -286,7 +288,7 @@ static bool fence_reached(void *of) {
 
 static ze_result_t ZE_APICALL fence_create(ze_command_queue_handle_t queue,
                                            const ze_fence_desc_t *desc, ze_fence_handle_t *out) {
-  *out = calloc(1, sizeof **out);
+  *out = test_object_create(sizeof **out);
   if (!*out) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   (*out)->queue = queue;
   (*out)->at = desc->flags & ZE_FENCE_FLAG_SIGNALED ? 0 : UINT64_MAX;
@@ -294,7 +296,7 @@ static ze_result_t ZE_APICALL fence_create(ze_command_queue_handle_t queue,
 }
 
 static ze_result_t ZE_APICALL fence_destroy(ze_fence_handle_t fence) {
-  free(fence);
+  test_object_destroy(fence);
   return ZE_RESULT_SUCCESS;
 }
 
@@ -344,19 +346,19 @@ static ze_result_t ZE_APICALL pool_create(ze_context_handle_t context,
                                           const ze_event_pool_desc_t *desc, uint32_t n_devices,
                                           ze_device_handle_t *devices,
                                           ze_event_pool_handle_t *out) {
-  (void)context;
+  if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)n_devices;
   (void)devices;
   *out = NULL;
   if (desc->count == 0 || desc->count > 1u << 20) return ZE_RESULT_ERROR_INVALID_SIZE;
-  *out = calloc(1, sizeof **out + desc->count * sizeof(struct _ze_event_handle_t));
+  *out = test_object_create(sizeof **out + desc->count * sizeof(struct _ze_event_handle_t));
   if (!*out) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   (*out)->n = desc->count;
   return ZE_RESULT_SUCCESS;
 }
 
 static ze_result_t ZE_APICALL pool_destroy(ze_event_pool_handle_t pool) {
-  free(pool);
+  test_object_destroy(pool);
   return ZE_RESULT_SUCCESS;
 }
 

@@ -1,6 +1,7 @@
 /* The Level Zero plugin on two devices of the test driver, and what it says where something is
  * missing. The loader reads its environment once, so each test runs in a process of its own. */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -145,6 +146,85 @@ static bool two_devices_have_two_uuids(void) {
          strcmp(a.memory_domain, b.memory_domain) != 0 && a.type == CS_DEVICE_TYPE_GPU;
 }
 
+#define N_THREADS 4
+#define N_STREAMS 6
+
+typedef struct churn {
+  const fixture *f;
+  cs_plugin_device *device;
+  bool ok;
+} churn;
+
+/* Makes streams, uses each for a copy, and destroys it. */
+static void *make_and_destroy_streams(void *argument) {
+  churn *c = argument;
+  const cs_memory_table *memory = c->f->plugin.table(CS_TABLE_MEMORY, 0);
+  const cs_stream_table *stream = c->f->plugin.table(CS_TABLE_STREAM, 0);
+  const cs_semaphore_table *semaphore = c->f->plugin.table(CS_TABLE_SEMAPHORE, 0);
+  static const unsigned char sent[64] = {1, 2, 3};
+  unsigned char received[64];
+  c->ok = true;
+  for (int i = 0; i < N_STREAMS && c->ok; i++) {
+    cs_plugin_memory *m = NULL;
+    cs_plugin_stream *s = NULL;
+    cs_plugin_semaphore *done = NULL;
+    memset(received, 0, sizeof received);
+    c->ok = memory->memory_allocate(c->device, sizeof sent, CS_MEMORY_DEVICE, &m, NULL) == CS_OK &&
+            stream->stream_create(c->device, &s, NULL) == CS_OK &&
+            semaphore->semaphore_create(c->device, 0, &done, NULL) == CS_OK &&
+            stream->stream_upload(s, m, 0, sent, sizeof sent, NULL) == CS_OK &&
+            stream->stream_download(s, received, m, 0, sizeof sent, NULL) == CS_OK &&
+            stream->stream_signal(s, done, 1, NULL) == CS_OK &&
+            semaphore->semaphore_wait(done, 1, WAIT_US, NULL) == CS_OK &&
+            memcmp(sent, received, sizeof sent) == 0;
+    stream->stream_destroy(s);
+    semaphore->semaphore_destroy(done);
+    memory->memory_free(c->device, m);
+  }
+  return NULL;
+}
+
+/* The loader in intercept mode loses a handle that is created while its address is destroyed. */
+static bool threads_create_while_others_destroy(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_device *device = NULL;
+  setenv("ZE_TEST_REUSE", "1", 1);
+  if (load(&f, &error) != CS_OK) return false;
+  if (f.device_table->device_open(f.instance, 0, NULL, 0, 0, &device, &error) != CS_OK)
+    return false;
+  pthread_t threads[N_THREADS];
+  churn churns[N_THREADS];
+  bool ok = true;
+  for (int i = 0; i < N_THREADS; i++) {
+    churns[i] = (churn){.f = &f, .device = device};
+    pthread_create(&threads[i], NULL, make_and_destroy_streams, &churns[i]);
+  }
+  for (int i = 0; i < N_THREADS; i++) {
+    pthread_join(threads[i], NULL);
+    ok = ok && churns[i].ok;
+  }
+  f.device_table->device_close(device);
+  f.device_table->instance_destroy(f.instance);
+  return ok;
+}
+
+static bool one_instance_outlives_another(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_instance *other = NULL;
+  cs_plugin_device *device = NULL;
+  if (load(&f, &error) != CS_OK) return false;
+  if (f.device_table->instance_create(&test_host, &other, &error) != CS_OK) return false;
+  f.device_table->instance_destroy(other);
+  const bool ok =
+      f.device_table->device_open(f.instance, 0, NULL, 0, 0, &device, &error) == CS_OK &&
+      copy_between(&f, device, device);
+  f.device_table->device_close(device);
+  f.device_table->instance_destroy(f.instance);
+  return ok;
+}
+
 /* ---- running them ---- */
 
 static void expect(bool (*story)(void), const char *variable, const char *value) {
@@ -197,10 +277,16 @@ static void devices(void **state) {
   expect(memory_moves_between_peers, "ZE_TEST_DEVICES", "2");
 }
 
+static void intercepted(void **state) {
+  (void)state;
+  expect(one_instance_outlives_another, "ZE_ENABLE_LOADER_INTERCEPT", "1");
+  expect(threads_create_while_others_destroy, "ZE_ENABLE_LOADER_INTERCEPT", "1");
+}
+
 int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "no-loader") == 0)
     return without_a_loader_one_line_says_so() ? 0 : 1;
   const struct CMUnitTest tests[] = {cmocka_unit_test(no_driver), cmocka_unit_test(no_loader),
-                                     cmocka_unit_test(devices)};
+                                     cmocka_unit_test(devices), cmocka_unit_test(intercepted)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -181,6 +181,29 @@ static bool nothing_runs_before_the_host_waits(void) {
   return early && sixfold(&f);
 }
 
+static bool a_fence_stands_for_its_lists(void) {
+  fixture f;
+  start(&f);
+  fill_host(&f);
+  const ze_fence_desc_t desc = {.stype = ZE_STRUCTURE_TYPE_FENCE_DESC};
+  ze_fence_handle_t fence;
+  ze_command_list_handle_t list = chain(&f, true);
+  CHILD_MUST(zeCommandListClose(list));
+  CHILD_MUST(zeFenceCreate(f.queue, &desc, &fence));
+  const bool unused = zeFenceHostSynchronize(fence, 0) == ZE_RESULT_NOT_READY;
+  CHILD_MUST(zeCommandQueueExecuteCommandLists(f.queue, 1, &list, fence));
+  const bool early = f.host[5] == 5.0f;
+  const bool in_use = zeCommandQueueExecuteCommandLists(f.queue, 1, &list, fence) ==
+                      ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  CHILD_MUST(zeFenceHostSynchronize(fence, TIMEOUT_NS));
+  const bool done = sixfold(&f);
+  CHILD_MUST(zeFenceReset(fence));
+  CHILD_MUST(zeCommandQueueExecuteCommandLists(f.queue, 1, &list, fence));
+  CHILD_MUST(zeFenceHostSynchronize(fence, TIMEOUT_NS));
+  CHILD_MUST(zeFenceDestroy(fence));
+  return unused && early && in_use && done && f.host[5] == 180.0f;
+}
+
 static bool an_immediate_list_and_a_queue_meet_at_an_event(void) {
   fixture f;
   start(&f);
@@ -289,6 +312,31 @@ static bool two_devices_reach_each_other(void) {
   return reach && devices[0] != devices[1];
 }
 
+/* In intercept mode the loader drops its record of a handle when any holder destroys it. */
+static bool one_context_outlives_another(void) {
+  fixture f;
+  start(&f);
+  const ze_context_desc_t desc = {.stype = ZE_STRUCTURE_TYPE_CONTEXT_DESC};
+  const ze_host_mem_alloc_desc_t host = {.stype = ZE_STRUCTURE_TYPE_HOST_MEM_ALLOC_DESC};
+  ze_context_handle_t other;
+  void *pointer;
+  CHILD_MUST(zeContextCreate(f.driver, &desc, &other));
+  if (other == f.context) return false;
+  CHILD_MUST(zeContextDestroy(other));
+  CHILD_MUST(zeMemAllocHost(f.context, &host, 64, 64, &pointer));
+  CHILD_MUST(zeMemFree(f.context, pointer));
+  return true;
+}
+
+static bool a_destroyed_context_is_refused(void) {
+  fixture f;
+  start(&f);
+  const ze_host_mem_alloc_desc_t host = {.stype = ZE_STRUCTURE_TYPE_HOST_MEM_ALLOC_DESC};
+  void *pointer;
+  CHILD_MUST(zeContextDestroy(f.context));
+  return zeMemAllocHost(f.context, &host, 64, 64, &pointer) == ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
+}
+
 /* ---- running them ---- */
 
 static void expect(bool (*story)(void), const char *variable, const char *value) {
@@ -324,6 +372,8 @@ static void shuffled(void **state) {
 static void deferred(void **state) {
   (void)state;
   expect(nothing_runs_before_the_host_waits, NULL, NULL);
+  expect(a_fence_stands_for_its_lists, NULL, NULL);
+  expect(a_fence_stands_for_its_lists, "ZE_TEST_SHUFFLE", "5");
 }
 
 static void guarded(void **state) {
@@ -335,6 +385,7 @@ static void guarded(void **state) {
 static void strict(void **state) {
   (void)state;
   expect(misuse_is_refused, NULL, NULL);
+  expect(a_destroyed_context_is_refused, NULL, NULL);
   expect(two_devices_reach_each_other, "ZE_TEST_DEVICES", "2");
 }
 
@@ -345,6 +396,7 @@ static void under_the_loaders_layers(void **state) {
   expect(an_immediate_list_and_a_queue_meet_at_an_event, "ZE_ENABLE_VALIDATION_LAYER", "1");
   expect(a_chain_with_barriers_is_right, "ZE_ENABLE_LOADER_INTERCEPT", "1");
   expect(an_immediate_list_and_a_queue_meet_at_an_event, "ZE_ENABLE_LOADER_INTERCEPT", "1");
+  expect(one_context_outlives_another, "ZE_ENABLE_LOADER_INTERCEPT", "1");
 }
 
 int main(void) {
