@@ -82,6 +82,14 @@ static void shapes_case(kit *k, const kit_case *c) {
   run_shape(k, c->dtype, CS_DTYPE_F32, &(matmul_shape){64, 96, 1024}, 0);
 }
 
+/* Weights of a million elements and more: where a backend leaves its exact small kernels for those
+ * that it is measured by. One token, a few, and a tile with a rest. */
+static void large_case(kit *k, const kit_case *c) {
+  static const matmul_shape shapes[] = {{1, 1030, 1024}, {5, 512, 2048}, {35, 258, 4096}};
+  for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
+    run_shape(k, c->dtype, CS_DTYPE_F32, &shapes[i], 0);
+}
+
 static void features_case(kit *k, const kit_case *c) {
   static const matmul_shape shapes[] = {{1, 65, 256}, {5, 64, 512}, {33, 96, 256}};
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
@@ -147,6 +155,8 @@ void kit_add_matmul_cases(kit_registry *r) {
     c.badges = weights[i].badges;
     c.run = shapes_case;
     kit_add(r, &c, "matmul/%s", name);
+    c.run = large_case;
+    kit_add(r, &c, "matmul/%s/large", name);
     c.run = bad_row_case;
     kit_add(r, &c, "matmul/%s/bad_row", name);
     c.run = features_case;

@@ -15,9 +15,11 @@ double kit_now_seconds(void) {
 }
 
 _Noreturn static void end_case(kit *k, const char *format, va_list arguments) {
-  vsnprintf(k->result->message, sizeof k->result->message, format, arguments);
+  char *message = k->result->message;
+  const int used = k->role ? snprintf(message, KIT_MESSAGE_BYTES, "%s: ", k->role) : 0;
+  vsnprintf(message + used, KIT_MESSAGE_BYTES - (size_t)used, format, arguments);
   k->result->status = KIT_FAILED;
-  longjmp(k->escape, 1);
+  longjmp(*k->escape, 1);
 }
 
 _Noreturn void kit_fail(kit *k, const char *format, ...) {
@@ -76,7 +78,9 @@ void kit_run_case(kit *k, const kit_case *c, kit_result *result) {
   k->n_unsupported = 0;
   k->n_checked = 0;
   const double begin = kit_now_seconds();
-  if (setjmp(k->escape) == 0) {
+  jmp_buf escape;
+  k->escape = &escape;
+  if (setjmp(escape) == 0) {
     if (k->device)
       c->run(k, c);
     else
@@ -130,4 +134,50 @@ void kit_close(kit *k) {
   if (k->instance) k->plugin.device.instance_destroy(k->instance);
   k->device = NULL;
   k->instance = NULL;
+}
+
+/* ---- a second device ---- */
+
+static void open_neighbour(kit *other, kit *k) {
+  const cs_device_table *table = &k->plugin.device;
+  const uint32_t index = k->options->device_index;
+  const uint32_t next = index + 1 < table->device_count(k->instance) ? index + 1 : index;
+  cs_error error = CS_ERROR_INIT;
+  other->plugin = k->plugin;
+  kit_check_ok(k,
+               table->device_open(k->instance, next, k->options->options, k->options->n_options,
+                                  sizeof(cs_option), &other->device, &error),
+               &error, "opening a second device");
+  other->properties = (cs_device_properties){.struct_size = sizeof other->properties};
+  kit_check_ok(other, table->device_properties(other->device, &other->properties, &error), &error,
+               "device_properties");
+}
+
+static void open_first_of(kit *other, const char *path) {
+  kit_options *options = kit_host_memory(other, sizeof *options);
+  char why[KIT_MESSAGE_BYTES];
+  *options = *other->options;
+  options->plugin_path = path;
+  options->device_index = 0;
+  options->n_options = 0;
+  other->options = options;
+  if (!kit_plugin_load(&other->plugin, path, false, why, sizeof why) ||
+      !kit_open(other, why, sizeof why))
+    kit_fail(other, "%s: %.200s", path, why);
+}
+
+kit *kit_other(kit *k, const char *path) {
+  kit *other = kit_host_memory(k, sizeof *other);
+  *other = (kit){.options = k->options,
+                 .board = k->board,
+                 .rng = {rng_u64(&k->rng)},
+                 .result = k->result,
+                 .escape = k->escape,
+                 .role = path ? "on the second plugin" : "on the second device"};
+  kit_track(k, KIT_OTHER, other);
+  if (path)
+    open_first_of(other, path);
+  else
+    open_neighbour(other, k);
+  return other;
 }

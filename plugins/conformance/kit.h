@@ -2,7 +2,7 @@
  *
  * A case is a function that returns when all holds. The first check that does not hold ends it
  * (kit_fail does not return). What a case makes through kit_* calls is released when it ends,
- * however it ends: streams first, then programs, semaphores and memory. */
+ * however it ends: streams first, then second devices, programs, semaphores and memory. */
 #ifndef KIT_H
 #define KIT_H
 
@@ -50,7 +50,15 @@ typedef struct kit_options {
   uint32_t n_options;
 } kit_options;
 
-typedef enum kit_kind { KIT_STREAM, KIT_PROGRAM, KIT_SEMAPHORE, KIT_MEMORY, KIT_HOST } kit_kind;
+/* In the order of their release. */
+typedef enum kit_kind {
+  KIT_STREAM,
+  KIT_OTHER,
+  KIT_PROGRAM,
+  KIT_SEMAPHORE,
+  KIT_MEMORY,
+  KIT_HOST
+} kit_kind;
 
 typedef struct kit_resource {
   kit_kind kind;
@@ -66,13 +74,14 @@ struct kit {
   cs_device_properties properties;
   kit_rng rng; /* of the case: seed and name decide it */
   kit_result *result;
-  jmp_buf escape;
+  jmp_buf *escape;
   kit_resource *resources;
   size_t n_resources;
   size_t resource_capacity;
   cs_plugin_stream *stream; /* made by kit_stream */
   cs_plugin_semaphore *done;
   uint64_t done_value;
+  const char *role;       /* of a second device: what its failures begin with; else NULL */
   bool is_timing;         /* values that only the oracle needs are not computed */
   uint32_t n_unsupported; /* shapes that the device said no to */
   uint32_t n_checked;     /* shapes that ran */
@@ -94,6 +103,10 @@ void kit_run_case(kit *k, const kit_case *c, kit_result *result);
 /* Opens instance and device; false with the reason in `why`. */
 bool kit_open(kit *k, char *why, size_t why_bytes);
 void kit_close(kit *k);
+/* A second device as a kit of its own: the first of the plugin at `path`, or for NULL the next
+ * device of this plugin, this one opened once more where there is no next. Its checks end the case
+ * of `k`, and it is closed, with all it made, when the case ends. */
+kit *kit_other(kit *k, const char *path);
 
 /* ---- resources of a case: resources.c ---- */
 

@@ -82,6 +82,10 @@ static bool copy_tables(kit_plugin *plugin, char *why, size_t why_bytes) {
       {CS_TABLE_EAGER, &plugin->eager, sizeof plugin->eager, NULL},
       {CS_TABLE_PROGRAM, &plugin->program, sizeof plugin->program, NULL},
       {CS_TABLE_KV_LAYOUT, &plugin->kv_layout, sizeof plugin->kv_layout, NULL},
+      {CS_TABLE_EXTERNAL_MEMORY, &plugin->external_memory, sizeof plugin->external_memory, NULL},
+      {CS_TABLE_PEER, &plugin->peer, sizeof plugin->peer, NULL},
+      {CS_TABLE_PROFILE, &plugin->profile, sizeof plugin->profile, NULL},
+      {CS_TABLE_WEIGHTS_MAP, &plugin->weights_map, sizeof plugin->weights_map, NULL},
   };
   for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
     const bool is_there = copy_table(identity, tables[i].id, tables[i].to, tables[i].bytes);

@@ -35,6 +35,10 @@ typedef struct kit_plugin {
   cs_eager_table eager;
   cs_program_table program;
   cs_kv_layout_table kv_layout;
+  cs_external_memory_table external_memory;
+  cs_peer_table peer;
+  cs_profile_table profile;
+  cs_weights_map_table weights_map;
 } kit_plugin;
 
 /* Fills a host that speaks the ABI versions of these headers. */

@@ -20,7 +20,7 @@ static const char usage[] =
     "  --option KEY=VALUE  an option for device_open; may be repeated\n"
     "  --pair OTHER.so     also move KV between the two plugins, both ways\n"
     "  --require BADGES    Core, LLM-dense, LLM-quant, MoE, Disaggregated: fail without them\n"
-    "  --only PATTERN      only cases whose name matches (* and ? stand for other characters)\n"
+    "  --only PATTERN,...  only cases whose name matches (* and ? stand for other characters)\n"
     "  --list              print the names of the cases and end\n"
     "  --json FILE         results for programs\n"
     "  --junit FILE        results for continuous integration\n"

@@ -221,25 +221,33 @@ bool optest_query(optest *t, const char *what) {
 
 /* ---- placing ---- */
 
-static cs_plugin_memory *pack(optest *t, const optest_tensor *operand) {
-  kit *k = t->k;
-  const cs_weight_part part = {.struct_size = sizeof part,
-                               .dtype = operand->tensor.dtype,
-                               .data = operand->blocks,
-                               .bytes = format_bytes(operand->tensor.dtype, operand->count)};
+cs_weight optest_source(const optest *t, uint32_t index, cs_weight_part *part) {
+  const optest_tensor *operand = &t->operands[index];
+  *part = (cs_weight_part){.struct_size = sizeof *part,
+                           .dtype = operand->tensor.dtype,
+                           .data = operand->blocks,
+                           .bytes = format_bytes(operand->tensor.dtype, operand->count)};
   cs_weight weight = {.struct_size = sizeof weight,
                       .source = CS_WEIGHT_GGUF,
                       .dtype = operand->tensor.dtype,
                       .usage = operand->usage,
                       .rank = operand->tensor.rank,
                       .n_parts = 1,
-                      .part_stride = sizeof part,
-                      .parts = &part};
+                      .part_stride = sizeof *part,
+                      .parts = part};
   memcpy(weight.dims, operand->tensor.dims, sizeof weight.dims);
-  cs_packed_info info = {.struct_size = sizeof info};
+  return weight;
+}
+
+static cs_plugin_memory *pack(optest *t, uint32_t index) {
+  kit *k = t->k;
+  cs_weight_part part;
+  const cs_weight weight = optest_source(t, index, &part);
+  cs_packed_info *info = &t->operands[index].packed_info;
   cs_plugin_memory *packed = NULL;
   cs_error error = CS_ERROR_INIT;
-  kit_check_ok(k, k->plugin.capability.weights_pack(k->device, &weight, &packed, &info, &error),
+  *info = (cs_packed_info){.struct_size = sizeof *info};
+  kit_check_ok(k, k->plugin.capability.weights_pack(k->device, &weight, &packed, info, &error),
                &error, "weights_pack");
   kit_check(k, packed != NULL, "weights_pack answers CS_OK and NULL");
   kit_track(k, KIT_MEMORY, packed);
@@ -247,7 +255,7 @@ static cs_plugin_memory *pack(optest *t, const optest_tensor *operand) {
 }
 
 cs_plugin_memory *optest_pack_again(optest *t, uint32_t index) {
-  return pack(t, &t->operands[index]);
+  return pack(t, index);
 }
 
 static void encode(optest *t, optest_tensor *operand) {
@@ -296,7 +304,7 @@ void optest_place(optest *t) {
   for (uint32_t i = 0; i < t->n_operands; i++) {
     optest_tensor *operand = &t->operands[i];
     if (operand->blocks) {
-      if (!operand->packed) operand->tensor.memory = operand->packed = pack(t, operand);
+      if (!operand->packed) operand->tensor.memory = operand->packed = pack(t, i);
       continue;
     }
     if (!in_arena(operand)) continue;

@@ -22,6 +22,7 @@ typedef struct optest_tensor {
   bool *open;            /* elements that may hold anything after the run; NULL: none */
   int alias_of;          /* operand whose window this is, -1 for its own */
   cs_plugin_memory *packed;
+  cs_packed_info packed_info; /* what weights_pack said of it */
   uint32_t usage;
   void *blocks; /* the weight in GGUF's bytes */
 } optest_tensor;
@@ -72,6 +73,10 @@ void optest_place(optest *t);
 void optest_spoil_row(optest *t, uint32_t index, uint64_t row, double value);
 /* After placing: any result in this row of a written operand is as good as another. */
 void optest_leave_open(optest *t, uint32_t index, uint64_t row);
+/* The source of a packed weight; `part` is filled, and what both point to lives as long as the
+ * test.
+ */
+cs_weight optest_source(const optest *t, uint32_t index, cs_weight_part *part);
 /* A further copy of a packed weight, of the case's. */
 cs_plugin_memory *optest_pack_again(optest *t, uint32_t index);
 /* The op with its operands in place; valid as long as the test. */

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool kit_pattern_matches(const char *pattern, const char *name) {
   for (; *pattern; pattern++, name++) {
@@ -17,6 +18,17 @@ bool kit_pattern_matches(const char *pattern, const char *name) {
     if (!*name || (*pattern != '?' && *pattern != *name)) return false;
   }
   return !*name;
+}
+
+bool kit_patterns_match(const char *patterns, const char *name) {
+  char one[KIT_PATTERN_BYTES];
+  while (*patterns) {
+    const size_t length = strcspn(patterns, ",");
+    snprintf(one, sizeof one, "%.*s", (int)length, patterns);
+    if (length < sizeof one && kit_pattern_matches(one, name)) return true;
+    patterns += length + (patterns[length] == ',');
+  }
+  return false;
 }
 
 static void grow(kit_registry *registry) {
@@ -40,7 +52,7 @@ void kit_add(kit_registry *registry, const kit_case *c, const char *format, ...)
   vsnprintf(copy->name, sizeof copy->name, format, arguments);
   va_end(arguments);
   registry->wanted[registry->n_cases] =
-      !registry->only || kit_pattern_matches(registry->only, copy->name);
+      !registry->only || kit_patterns_match(registry->only, copy->name);
   registry->n_cases++;
 }
 
@@ -60,6 +72,10 @@ void kit_registry_init(kit_registry *registry, const char *only, bool pair) {
   kit_add_attention_cases(registry);
   kit_add_moe_cases(registry);
   kit_add_program_cases(registry);
+  kit_add_external_cases(registry);
+  kit_add_peer_cases(registry);
+  kit_add_profile_cases(registry);
+  kit_add_weights_map_cases(registry);
   kit_add_model_cases(registry);
   kit_add_soak_cases(registry);
   if (pair) kit_add_pair_cases(registry);

@@ -8,7 +8,7 @@ typedef struct kit_registry {
   kit_case *cases;
   size_t n_cases;
   size_t capacity;
-  const char *only; /* a pattern with * and ?, or NULL: which cases are wanted */
+  const char *only; /* patterns with * and ?, separated by commas: the wanted cases; NULL: all */
   bool *wanted;     /* one a case */
 } kit_registry;
 
@@ -21,8 +21,12 @@ void kit_add(kit_registry *registry, const kit_case *c, const char *format, ...)
 void kit_registry_init(kit_registry *registry, const char *only, bool pair);
 void kit_registry_finish(kit_registry *registry);
 
+#define KIT_PATTERN_BYTES 128
+
 /* * stands for any text, ? for one character. */
 bool kit_pattern_matches(const char *pattern, const char *name);
+/* Whether one of several, separated by commas and shorter than KIT_PATTERN_BYTES, matches. */
+bool kit_patterns_match(const char *patterns, const char *name);
 
 /* Each file of cases appends its own. */
 void kit_add_negotiation_cases(kit_registry *registry);
@@ -39,6 +43,10 @@ void kit_add_kv_cases(kit_registry *registry);
 void kit_add_attention_cases(kit_registry *registry);
 void kit_add_moe_cases(kit_registry *registry);
 void kit_add_program_cases(kit_registry *registry);
+void kit_add_external_cases(kit_registry *registry);
+void kit_add_peer_cases(kit_registry *registry);
+void kit_add_profile_cases(kit_registry *registry);
+void kit_add_weights_map_cases(kit_registry *registry);
 void kit_add_model_cases(kit_registry *registry);
 void kit_add_soak_cases(kit_registry *registry);
 void kit_add_pair_cases(kit_registry *registry);

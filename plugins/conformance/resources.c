@@ -20,8 +20,20 @@ void kit_track(kit *k, kit_kind kind, void *handle) {
   k->resources[k->n_resources++] = (kit_resource){kind, handle};
 }
 
+/* What the second device said no to counts for the case. */
+static void close_other(kit *k, kit *other) {
+  k->n_unsupported += other->n_unsupported;
+  k->n_checked += other->n_checked;
+  kit_release_all(other);
+  kit_close(other);
+  free(other->resources);
+}
+
 static void destroy(kit *k, kit_resource resource) {
   switch (resource.kind) {
+  case KIT_OTHER:
+    close_other(k, resource.handle);
+    break;
   case KIT_STREAM:
     k->plugin.stream.stream_destroy(resource.handle);
     break;

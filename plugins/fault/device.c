@@ -7,6 +7,7 @@
 
 #define ZEROS_BYTES   (1 << 20)
 #define SCRATCH_BYTES 256
+#define LEAK_BYTES    (1 << 16)
 
 /* ---- instance ---- */
 
@@ -115,6 +116,14 @@ static void device_close(cs_plugin_device *device) {
     target->semaphore.semaphore_destroy(gate->inner);
     host->deallocate(host->context, gate);
   }
+  while (device->leaks) {
+    fault_leak *leaked = device->leaks;
+    device->leaks = leaked->next;
+    if (leaked->is_hosts)
+      host->deallocate(host->context, leaked);
+    else
+      free(leaked);
+  }
   if (device->zeros) target->memory.memory_free(device->inner, device->zeros);
   if (device->scratch) target->memory.memory_free(device->inner, device->scratch);
   if (device->inner) target->device.device_close(device->inner);
@@ -195,6 +204,21 @@ static bool allocation_fails(cs_plugin_device *device) {
   return device->plan.on[FAULT_ALLOC] && number == device->plan.argument[FAULT_ALLOC];
 }
 
+static void leak(cs_plugin_device *device) {
+  const cs_host *host = device->host;
+  const bool is_hosts = device->plan.on[FAULT_LEAK];
+  if (!is_hosts && !device->plan.on[FAULT_LEAK_DRIVER]) return;
+  fault_leak *leaked =
+      is_hosts ? host->allocate(host->context, LEAK_BYTES, 16) : malloc(LEAK_BYTES);
+  if (!leaked) return;
+  memset(leaked, 1, LEAK_BYTES);
+  leaked->is_hosts = is_hosts;
+  pthread_mutex_lock(&device->mutex);
+  leaked->next = device->leaks;
+  device->leaks = leaked;
+  pthread_mutex_unlock(&device->mutex);
+}
+
 static cs_status memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_t kind,
                                  cs_plugin_memory **out, cs_error *error) {
   *out = NULL;
@@ -202,6 +226,7 @@ static cs_status memory_allocate(cs_plugin_device *device, uint64_t bytes, uint3
   if (status != CS_OK) return status;
   if (allocation_fails(device))
     return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory, as CONSORT_FAULT asked");
+  leak(device);
   return device->target->memory.memory_allocate(device->inner, bytes, kind, out, error);
 }
 

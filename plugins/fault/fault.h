@@ -15,6 +15,13 @@
  *   lie              op_query says yes to everything
  *   skip-write       the last four bytes of each result keep their old value
  *   noise            results are off by twice the NMSE that their class allows
+ *   write-before     each op also writes the four bytes before its result,
+ *   write-after      the four bytes after it,
+ *   write-between    the four bytes after its first row, where rows have a gap,
+ *   write-input      or the first four bytes of its second operand: the memory of an op has to
+ *                    reach that far, as the kit's does
+ *   leak             every allocation takes 64 KiB from the host until the device is closed,
+ *   leak-driver      or takes them behind the host's back
  */
 #ifndef FAULT_H
 #define FAULT_H
@@ -37,6 +44,12 @@ typedef enum fault_kind {
   FAULT_LIE,
   FAULT_SKIP_WRITE,
   FAULT_NOISE,
+  FAULT_WRITE_BEFORE,
+  FAULT_WRITE_AFTER,
+  FAULT_WRITE_BETWEEN,
+  FAULT_WRITE_INPUT,
+  FAULT_LEAK,
+  FAULT_LEAK_DRIVER,
   FAULT_N
 } fault_kind;
 
@@ -89,7 +102,13 @@ struct cs_plugin_device {
   pthread_mutex_t mutex;
   cs_plugin_semaphore *semaphores; /* alive, so that losing the device can fail them */
   struct fault_gate *gates;        /* the target's semaphores that late launches wait for */
+  struct fault_leak *leaks;
 };
+
+typedef struct fault_leak {
+  struct fault_leak *next;
+  bool is_hosts;
+} fault_leak;
 
 typedef struct fault_gate {
   struct fault_gate *next;

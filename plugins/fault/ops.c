@@ -6,10 +6,16 @@
 
 #include "fault.h"
 
+#define STRAY_BYTES 4
+#define STRAY_VALUE 0x5b
+
+static uint64_t row_bytes(const cs_tensor *tensor) {
+  return cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
+}
+
 static uint64_t last_bytes_offset(const cs_tensor *tensor) {
-  const uint64_t bytes = cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
   return tensor->offset_bytes + (cs_sdk_tensor_rows(tensor) - 1) * cs_sdk_tensor_stride(tensor) +
-         bytes - 4;
+         row_bytes(tensor) - 4;
 }
 
 static bool has_result(const cs_op *op) {
@@ -19,7 +25,9 @@ static bool has_result(const cs_op *op) {
 }
 
 bool fault_spoils_results(const cs_plugin_device *device) {
-  return device->plan.on[FAULT_SKIP_WRITE] || device->plan.on[FAULT_NOISE];
+  const bool *on = device->plan.on;
+  return on[FAULT_SKIP_WRITE] || on[FAULT_NOISE] || on[FAULT_WRITE_BEFORE] ||
+         on[FAULT_WRITE_AFTER] || on[FAULT_WRITE_BETWEEN] || on[FAULT_WRITE_INPUT];
 }
 
 cs_status fault_save_result(cs_plugin_stream *stream, const cs_op *op, cs_error *error) {
@@ -80,14 +88,40 @@ static cs_status scale_result(cs_plugin_stream *stream, const cs_op *op,
   return run_inner(stream, &scale, workspace, error);
 }
 
+/* Bytes that are not the op's to write. */
+static cs_status write_astray(cs_plugin_stream *stream, const cs_op *op, cs_error *error) {
+  const cs_plugin_device *device = stream->device;
+  const bool *on = device->plan.on;
+  const cs_tensor *out = &op->operands[0], *in = &op->operands[1];
+  const uint64_t stride = cs_sdk_tensor_stride(out), begin = out->offset_bytes;
+  const bool has_gap = cs_sdk_tensor_rows(out) > 1 && stride >= row_bytes(out) + STRAY_BYTES;
+  const bool has_input = in->dtype != CS_DTYPE_NONE && in->layout != CS_LAYOUT_PACKED;
+  const struct {
+    bool wanted;
+    cs_plugin_memory *memory;
+    uint64_t offset;
+  } strays[] = {
+      {on[FAULT_WRITE_BEFORE] && begin >= STRAY_BYTES, out->memory, begin - STRAY_BYTES},
+      {on[FAULT_WRITE_AFTER], out->memory, last_bytes_offset(out) + 4},
+      {on[FAULT_WRITE_BETWEEN] && has_gap, out->memory, begin + row_bytes(out)},
+      {on[FAULT_WRITE_INPUT] && has_input, in->memory, in->offset_bytes},
+  };
+  cs_status status = CS_OK;
+  for (size_t i = 0; i < sizeof strays / sizeof strays[0] && status == CS_OK; i++)
+    if (strays[i].wanted)
+      status = device->target->stream.stream_fill(stream->inner, strays[i].memory, strays[i].offset,
+                                                  STRAY_BYTES, STRAY_VALUE, error);
+  return status;
+}
+
 cs_status fault_spoil_result(cs_plugin_stream *stream, const cs_op *op, cs_plugin_memory *workspace,
                              cs_error *error) {
   const cs_plugin_device *device = stream->device;
   if (!has_result(op)) return CS_OK;
-  if (device->plan.on[FAULT_NOISE]) {
-    const cs_status status = scale_result(stream, op, workspace, error);
-    if (status != CS_OK) return status;
-  }
+  cs_status status = write_astray(stream, op, error);
+  if (status == CS_OK && device->plan.on[FAULT_NOISE])
+    status = scale_result(stream, op, workspace, error);
+  if (status != CS_OK) return status;
   if (!device->plan.on[FAULT_SKIP_WRITE]) return CS_OK;
   return device->target->stream.stream_copy(stream->inner, op->operands[0].memory,
                                             last_bytes_offset(op->operands), device->scratch, 0, 4,

@@ -22,7 +22,13 @@ static const fault_name fault_names[] = {{"alloc", FAULT_ALLOC, 1},
                                          {"lie", FAULT_LIE, 0},
                                          {"noise", FAULT_NOISE, 0},
                                          {"corrupt-kv", FAULT_CORRUPT_KV, 0},
-                                         {"skip-write", FAULT_SKIP_WRITE, 0}};
+                                         {"skip-write", FAULT_SKIP_WRITE, 0},
+                                         {"write-before", FAULT_WRITE_BEFORE, 0},
+                                         {"write-after", FAULT_WRITE_AFTER, 0},
+                                         {"write-between", FAULT_WRITE_BETWEEN, 0},
+                                         {"write-input", FAULT_WRITE_INPUT, 0},
+                                         {"leak", FAULT_LEAK, 0},
+                                         {"leak-driver", FAULT_LEAK_DRIVER, 0}};
 
 /* ":123"; moves *text behind it. */
 static bool take_number(const char **text, uint64_t *out) {

@@ -14,6 +14,8 @@ KIT = os.environ["CONSORT_TEST_KIT"]
 CPU = os.environ["CONSORT_TEST_CPU_PLUGIN"]
 NULL = os.environ["CONSORT_TEST_NULL_PLUGIN"]
 FAULT = os.environ["CONSORT_TEST_FAULT_PLUGIN"]
+TABLES = os.environ["CONSORT_TEST_TABLES_PLUGIN"]
+SANITIZED = b"__sanitizer_" in Path(KIT).read_bytes()
 SOURCE = Path(os.environ["CONSORT_TEST_SOURCE"])
 
 

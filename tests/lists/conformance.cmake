@@ -32,10 +32,16 @@ if(TARGET consort-cts AND TARGET consort_plugin_fault AND TARGET consort_plugin_
   find_package(Python3 COMPONENTS Interpreter)
 endif()
 if(Python3_FOUND AND TARGET consort_plugin_fault)
-  foreach(name kit_power_test fault_test kit_reports_test)
+  # A plugin with every optional table, each of which it can get wrong.
+  file(GLOB tables_sources CONFIGURE_DEPENDS conformance/tables/*.c)
+  add_library(kit_tables MODULE ${tables_sources})
+  target_link_libraries(kit_tables PRIVATE consort_options consort_sdk Threads::Threads)
+  set_target_properties(kit_tables PROPERTIES OUTPUT_NAME consort-tables PREFIX ""
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests/plugins/kit)
+  foreach(name kit_power_test fault_test kit_reports_test optional_tables_test)
     add_test(NAME ${name}
              COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/conformance/${name}.py)
     set_tests_properties(${name} PROPERTIES LABELS conformance TIMEOUT 600 ENVIRONMENT
-      "CONSORT_TEST_KIT=$<TARGET_FILE:consort-cts>;CONSORT_TEST_CPU_PLUGIN=$<TARGET_FILE:consort_plugin_cpu>;CONSORT_TEST_NULL_PLUGIN=$<TARGET_FILE:consort_plugin_null>;CONSORT_TEST_FAULT_PLUGIN=$<TARGET_FILE:consort_plugin_fault>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
+      "CONSORT_TEST_KIT=$<TARGET_FILE:consort-cts>;CONSORT_TEST_CPU_PLUGIN=$<TARGET_FILE:consort_plugin_cpu>;CONSORT_TEST_NULL_PLUGIN=$<TARGET_FILE:consort_plugin_null>;CONSORT_TEST_FAULT_PLUGIN=$<TARGET_FILE:consort_plugin_fault>;CONSORT_TEST_TABLES_PLUGIN=$<TARGET_FILE:kit_tables>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
   endforeach()
 endif()
