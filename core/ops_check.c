@@ -16,25 +16,10 @@ static const uint32_t optional_operands[CS_OP_LIMIT] = {
     [CS_OP_KV_COPY_BLOCKS] = 1u << 1,
 };
 
-/* Which struct size params of an op must at least have; 0 where it takes none. */
-static uint32_t params_bytes(uint32_t id) {
-  switch (id) {
-  case CS_OP_GATHER_ROWS:
-    return sizeof(cs_gather_rows_params);
-  case CS_OP_RMS_NORM:
-    return sizeof(cs_rms_norm_params);
-  case CS_OP_MATMUL:
-    return sizeof(cs_matmul_params);
-  case CS_OP_ROPE:
-    return sizeof(cs_rope_params);
-  case CS_OP_ATTENTION_PAGED:
-    return sizeof(cs_attention_params);
-  case CS_OP_MOE_ROUTE:
-    return sizeof(cs_moe_route_params);
-  default:
-    return 0;
-  }
-}
+/* Which struct size the params of an op must at least have; 0 where it takes none. */
+#define PARAMS_BYTES(ID, type) [CS_OP_##ID] = sizeof(type),
+static const uint32_t params_bytes[CS_OP_LIMIT] = {CS_OP_PARAMS_TABLE(PARAMS_BYTES)};
+#undef PARAMS_BYTES
 
 /* NULL when the operand is legal, else what is wrong with it. */
 static const char *operand_fault(const cs_tensor *t, uint64_t align_mask, bool bound) {
@@ -62,7 +47,7 @@ static cs_status op_fault(const cs_device *device, uint32_t index, const cs_op *
 static cs_status check_op(const cs_device *device, uint32_t index, const cs_op *op, bool bound,
                           cs_error *error) {
   const uint32_t n_operands = cs_op_operand_count(op->id);
-  const uint32_t needed_bytes = params_bytes(op->id);
+  const uint32_t needed_bytes = n_operands ? params_bytes[op->id] : 0;
   const char *fault = NULL;
   if (op->struct_size < sizeof *op)
     fault = "has a struct_size that is too small";

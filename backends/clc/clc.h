@@ -1,10 +1,10 @@
 /* What the plugins for OpenCL C devices share: the kernels, the rules that turn ops into launches
- * of them, the layout of packed weights, and streams over the SDK's queue. A static library; OpenCL
+ * of them, the layout of packed weights, and the SDK's streams over them. A static library; OpenCL
  * takes the kernels as text, Level Zero as SPIR-V made from the same files. It knows no driver: a
  * plugin puts the structs below first in its own and gives a table of what differs.
  *
  *   modules.h  kernels/ by name, as text and as SPIR-V     pack.c    weights in tiles
- *   plan.c     ops into steps; op_query                    stream.c  streams, eager ops, programs
+ *   plan.c     ops into steps; op_query                    stream.c  what streams do with plans
  *   op_*.c     the rules of each op: what is served, and as which kernel launches */
 #ifndef CLC_CLC_H
 #define CLC_CLC_H
@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "consort/plugin.h"
-#include "consort/sdk.h"
+#include "consort/sdk_driver.h"
 #include "modules.h"
 
 #define CLC_TENSOR_ALIGN    64
@@ -24,11 +24,12 @@
 
 typedef struct clc_plan clc_plan;
 typedef struct clc_source clc_source;
-typedef struct clc_copy clc_copy;
+typedef cs_sdk_stream clc_stream; /* first in struct cs_plugin_stream */
+typedef cs_sdk_copy clc_copy;
 
-/* What a plugin does its own way. Stream entries run on the stream's thread, in order, each after
- * all before it; they return when the driver has the work. */
+/* What a plugin does its own way. */
 typedef struct clc_driver {
+  cs_sdk_driver sdk; /* begins with CLC_DRIVER_SHARED */
   /* Builds a module unless that was done. Free-threaded. */
   cs_status (*module_require)(cs_plugin_device *device, clc_module module, cs_error *error);
   /* Device memory; of memory_allocate's contract. */
@@ -38,19 +39,7 @@ typedef struct clc_driver {
   /* Fills memory with all units of a source (clc_pack), done when it returns. Free-threaded. */
   cs_status (*memory_pack)(cs_plugin_device *device, cs_plugin_memory *memory,
                            const clc_source *source, cs_error *error);
-
-  size_t stream_bytes; /* of struct cs_plugin_stream */
-  /* What the driver needs for a stream, which is zeroed but for its first member; on the caller's
-   * thread. */
-  cs_status (*stream_start)(cs_plugin_stream *stream, cs_error *error);
-  /* Undoes that, from whichever thread; waits up to 2 s for the device. */
-  void (*stream_finish)(cs_plugin_stream *stream);
-  /* Returns when everything handed over is done and visible. */
-  cs_status (*stream_drain)(cs_plugin_stream *stream, cs_error *error);
-  cs_status (*upload)(cs_plugin_stream *stream, const clc_copy *copy, cs_error *error);
-  cs_status (*download)(cs_plugin_stream *stream, const clc_copy *copy, cs_error *error);
-  cs_status (*copy)(cs_plugin_stream *stream, const clc_copy *copy, cs_error *error);
-  cs_status (*fill)(cs_plugin_stream *stream, const clc_copy *copy, cs_error *error);
+  /* On the stream's thread. */
   cs_status (*launch)(cs_plugin_stream *stream, const clc_plan *plan, cs_error *error);
   /* Optional, all or none: a plan as the driver's own recording. `discard` may come from any
    * thread, when no replay is under way, and when the device is closed. */
@@ -60,11 +49,15 @@ typedef struct clc_driver {
   cs_status (*replay)(cs_plugin_stream *stream, void *recording, cs_error *error);
 } clc_driver;
 
+/* The entries of cs_sdk_driver that the plugins share. */
+#define CLC_DRIVER_SHARED                                                                          \
+  .check_range = clc_check_range, .judge = clc_judge, .prepare = clc_prepare, .run = clc_run,      \
+  .discard = clc_discard
+
 /* ---- objects: the first member of the plugin's struct of the same purpose ---- */
 
 typedef struct clc_device { /* of struct cs_plugin_device */
-  const cs_host *host;
-  const clc_driver *driver;
+  cs_sdk_device sdk;        /* its driver is the first member of a clc_driver */
   clc_variant variant;
   uint32_t n_units; /* compute units */
 } clc_device;
@@ -82,13 +75,6 @@ typedef struct clc_memory { /* of struct cs_plugin_memory */
   uint64_t n_columns;
 } clc_memory;
 
-typedef struct clc_stream { /* of struct cs_plugin_stream */
-  const cs_host *host;
-  const clc_driver *driver;
-  cs_plugin_device *device; /* not in stream_finish: it may be closed by then */
-  cs_sdk_queue *queue;
-} clc_stream;
-
 static inline const clc_device *clc_device_of(const cs_plugin_device *device) {
   return (const clc_device *)(const void *)device;
 }
@@ -97,8 +83,8 @@ static inline clc_memory *clc_memory_of(const cs_plugin_memory *memory) {
   return (clc_memory *)(void *)(uintptr_t)memory;
 }
 
-static inline clc_stream *clc_stream_of(const cs_plugin_stream *stream) {
-  return (clc_stream *)(void *)(uintptr_t)stream;
+static inline const clc_driver *clc_driver_of(const cs_plugin_device *device) {
+  return (const clc_driver *)(const void *)clc_device_of(device)->sdk.driver;
 }
 
 /* ---- devices ---- */
@@ -136,25 +122,22 @@ uint64_t clc_tiles_bytes(uint32_t dtype, uint64_t n_rows, uint64_t n_columns);
 cs_status clc_weights_pack(cs_plugin_device *device, const cs_weight *weight,
                            cs_plugin_memory **out, cs_packed_info *info, cs_error *error);
 
-/* ---- streams ---- */
-
-/* A copy or a fill; what the command does not use is zero. */
-struct clc_copy {
-  cs_plugin_memory *to;
-  const cs_plugin_memory *from;
-  void *host_to;
-  const void *host_from;
-  uint64_t to_offset, from_offset, bytes;
-  unsigned char value;
-};
+/* ---- streams and ops: entries of cs_sdk_driver ---- */
 
 /* CS_OUT_OF_RANGE unless the range lies in memory of this device. */
 cs_status clc_check_range(const cs_plugin_device *device, const cs_plugin_memory *memory,
                           uint64_t offset, uint64_t bytes, cs_error *error);
 
+cs_status clc_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                    cs_error *error);
+/* A list becomes a plan; one to be replayed the driver's own recording too. */
+cs_status clc_prepare(cs_plugin_device *device, const cs_sdk_ops *ops, cs_plugin_memory *workspace,
+                      uint32_t replayed, void **work, cs_error *error);
+cs_status clc_run(cs_plugin_stream *stream, const cs_sdk_ops *ops, cs_plugin_memory *workspace,
+                  void *work, cs_error *error);
+void clc_discard(void *work);
+
 /* The tables that the plugins share, by CS_TABLE_*; NULL for those each has for itself. */
 const void *clc_table(uint32_t id);
-
-extern const cs_capability_table clc_capability_table;
 
 #endif

@@ -126,7 +126,7 @@ static cs_status read_source(const cs_weight *weight, clc_source *out, cs_error 
 cs_status clc_weights_pack(cs_plugin_device *device, const cs_weight *weight_in,
                            cs_plugin_memory **out, cs_packed_info *info, cs_error *error) {
   *out = NULL;
-  const clc_driver *driver = clc_device_of(device)->driver;
+  const clc_driver *driver = clc_driver_of(device);
   cs_weight weight;
   clc_source source = {0};
   cs_status status = cs_sdk_struct_read(&weight, sizeof weight, weight_in, error);

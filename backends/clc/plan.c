@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_EXTENT UINT64_C(0x7fffffff) /* of rows and of columns: kernels count with 32 bits */
-
 static const clc_rule rules[CS_OP_LIMIT] = {
     [CS_OP_GATHER_ROWS] = clc_rule_gather_rows,
     [CS_OP_RMS_NORM] = clc_rule_rms_norm,
@@ -47,68 +45,26 @@ bool clc_has(const clc_rule_context *context, uint32_t operand) {
 }
 
 /* Where a plan is made, the window must lie inside memory of this device. */
-static bool want_window(clc_rule_context *context, const cs_tensor *tensor, const char *name,
-                        uint64_t rows, uint64_t row_bytes, uint64_t stride) {
-  if (!context->plan || rows == 0 || row_bytes == 0) return true;
+static bool want_window(clc_rule_context *context, const cs_tensor *tensor, const char *name) {
+  if (!context->plan) return true;
   if (!tensor->memory) return clc_refuse(context, "%s has no memory", name);
   if (clc_memory_of(tensor->memory)->device != context->device)
     return clc_refuse(context, "%s lies in memory of another device", name);
-  const uint64_t bytes = clc_memory_of(tensor->memory)->bytes;
-  if (stride != 0 && rows - 1 > bytes / stride)
-    return clc_refuse(context, "%s ends outside its memory", name);
-  const uint64_t end = (rows - 1) * stride + row_bytes;
-  if (end > bytes || tensor->offset_bytes > bytes - end)
-    return clc_refuse(context, "%s ends outside its memory", name);
-  return true;
-}
-
-/* Bytes of the unit that offsets and strides are counted in: an element, or a byte of a block. */
-static uint64_t unit_bytes(uint32_t dtype) {
-  const uint64_t bytes = cs_sdk_dtype_bytes(dtype, 1);
-  return bytes ? bytes : 1;
-}
-
-/* Extents whose product the SDK can form without wrapping. */
-static bool extents_bounded(const cs_tensor *tensor) {
-  uint64_t columns = 1;
-  for (uint32_t i = 0; i < tensor->rank; i++) {
-    if (tensor->dims[i] > MAX_EXTENT) return false;
-    if (i > 0 || tensor->rank == 1) columns *= tensor->dims[i];
-    if (columns > MAX_EXTENT) return false;
-  }
-  return true;
+  return cs_sdk_check_window(tensor, name, clc_memory_of(tensor->memory)->bytes, context->reason);
 }
 
 bool clc_want_tensor(clc_rule_context *context, uint32_t operand, const char *name, uint64_t dtypes,
                      uint64_t rows, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
-  if (tensor->dtype >= CS_DTYPE_LIMIT || !(dtypes & CS_DTYPE_BIT(tensor->dtype)))
-    return clc_refuse(context, "%s: dtype %u is not served", name, tensor->dtype);
-  if (tensor->layout != CS_LAYOUT_PLAIN) return clc_refuse(context, "%s is not plain", name);
-  if (!extents_bounded(tensor) || columns == 0)
-    return clc_refuse(context, "%s: extents out of range", name);
-  if (cs_sdk_tensor_rows(tensor) != rows || cs_sdk_tensor_columns(tensor) != columns)
-    return clc_refuse(context, "%s: shape does not fit the other operands", name);
-  const uint64_t row_bytes = cs_sdk_dtype_bytes(tensor->dtype, columns);
-  const uint64_t stride = cs_sdk_tensor_stride(tensor);
-  const uint64_t unit = unit_bytes(tensor->dtype);
-  if (row_bytes == 0) return clc_refuse(context, "%s: rows are not whole blocks", name);
-  if (stride % unit != 0 || tensor->offset_bytes % unit != 0)
-    return clc_refuse(context, "%s: offset or stride is not whole elements", name);
-  if (rows > 1 && stride < row_bytes) return clc_refuse(context, "%s: rows overlap", name);
-  return want_window(context, tensor, name, rows, row_bytes, stride);
+  return cs_sdk_check_tensor(tensor, name, dtypes, rows, columns, context->reason) &&
+         want_window(context, tensor, name);
 }
 
 bool clc_want_vector(clc_rule_context *context, uint32_t operand, const char *name, uint64_t dtypes,
                      uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
-  const uint64_t rows = cs_sdk_tensor_rows(tensor);
-  const uint64_t row_columns = cs_sdk_tensor_columns(tensor);
-  if (!extents_bounded(tensor) || rows * row_columns != columns)
-    return clc_refuse(context, "%s: shape does not fit the other operands", name);
-  if (rows > 1 && cs_sdk_tensor_stride(tensor) != cs_sdk_dtype_bytes(tensor->dtype, row_columns))
-    return clc_refuse(context, "%s is not contiguous", name);
-  return clc_want_tensor(context, operand, name, dtypes, rows, row_columns);
+  return cs_sdk_check_vector(tensor, name, dtypes, columns, context->reason) &&
+         want_window(context, tensor, name);
 }
 
 /* ---- steps ---- */
@@ -198,14 +154,15 @@ void clc_arg_vector(clc_rule_context *context, uint32_t operand) {
   const cs_tensor *tensor = &context->op->operands[operand];
   const bool present = tensor->dtype != CS_DTYPE_NONE;
   clc_arg_memory(context, present ? tensor->memory : NULL);
-  clc_arg_u64(context, present ? tensor->offset_bytes / unit_bytes(tensor->dtype) : 0);
+  clc_arg_u64(context, present ? tensor->offset_bytes / cs_sdk_dtype_unit(tensor->dtype) : 0);
 }
 
 void clc_arg_tensor(clc_rule_context *context, uint32_t operand) {
   const cs_tensor *tensor = &context->op->operands[operand];
   clc_arg_vector(context, operand);
   const bool present = tensor->dtype != CS_DTYPE_NONE;
-  clc_arg_u64(context, present ? cs_sdk_tensor_stride(tensor) / unit_bytes(tensor->dtype) : 0);
+  clc_arg_u64(context,
+              present ? cs_sdk_tensor_stride(tensor) / cs_sdk_dtype_unit(tensor->dtype) : 0);
 }
 
 uint64_t clc_lanes(const clc_device *device) {
@@ -218,14 +175,6 @@ uint64_t clc_spans(const clc_device *device, uint64_t n_columns) {
 }
 
 /* ---- plans ---- */
-
-clc_plan *clc_plan_create(const cs_host *host) {
-  clc_plan *plan = host->allocate(host->context, sizeof *plan, 16);
-  if (!plan) return NULL;
-  memset(plan, 0, sizeof *plan);
-  plan->host = host;
-  return plan;
-}
 
 void clc_plan_destroy(clc_plan *plan) {
   if (!plan) return;
@@ -245,7 +194,7 @@ static cs_status judge(cs_plugin_device *device, clc_rule_context *context, bool
   const uint32_t id = context->op->id;
   const clc_rule rule = id < CS_OP_LIMIT ? rules[id] : NULL;
   *served = rule ? rule(context) : clc_refuse(context, "the op is not served");
-  return *served ? context->device->driver->module_require(device, context->module, error) : CS_OK;
+  return *served ? clc_driver_of(device)->module_require(device, context->module, error) : CS_OK;
 }
 
 /* A step whose grid is empty has nothing to do, and drivers refuse it. */
@@ -273,8 +222,12 @@ cs_status clc_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops, cs_plugi
                        clc_plan **out, cs_error *error) {
   *out = NULL;
   const clc_device *shared = clc_device_of(device);
-  clc_plan *plan = clc_plan_create(shared->host);
+  const cs_host *host = shared->sdk.host;
+  clc_plan *plan = host->allocate(host->context, sizeof *plan, 16);
   if (!plan) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory to plan the op list");
+  memset(plan, 0, sizeof *plan);
+  plan->host = host;
+  plan->driver = clc_driver_of(device);
   for (uint32_t i = 0; i < ops->n_ops; i++) {
     clc_rule_context context = {
         .device = shared, .op = &ops->ops[i], .workspace = workspace, .plan = plan, .op_index = i};
@@ -293,34 +246,18 @@ cs_status clc_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops, cs_plugi
 
 /* ---- op_query ---- */
 
-static cs_status op_query(cs_plugin_device *device, const cs_op *op, cs_op_answer *out,
-                          cs_error *error) {
-  cs_op_answer answer = {.struct_size = sizeof answer};
-  cs_sdk_ops *copy = NULL;
-  cs_status status =
-      cs_sdk_ops_create(clc_device_of(device)->host, op, 1, op ? op->struct_size : 0, &copy, error);
-  if (status == CS_UNSUPPORTED) { /* an op or a field of a newer host */
-    snprintf(answer.reason, sizeof answer.reason, "the op or one of its fields is not known");
-    cs_sdk_struct_write(out, &answer, sizeof answer);
-    return CS_OK;
-  }
-  if (status != CS_OK) return status;
-  clc_rule_context context = {.device = clc_device_of(device), .op = &copy->ops[0]};
+cs_status clc_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                    cs_error *error) {
+  clc_rule_context context = {.device = clc_device_of(device), .op = op};
   bool served = false;
-  status = judge(device, &context, &served, error);
-  cs_sdk_ops_release(copy);
+  const cs_status status = judge(device, &context, &served, error);
   if (status != CS_OK) return status;
   if (served) {
-    answer.support = context.support;
-    answer.error_class = context.error_class;
-    answer.workspace_bytes = context.workspace_bytes;
+    answer->support = context.support;
+    answer->error_class = context.error_class;
+    answer->workspace_bytes = context.workspace_bytes;
   } else {
-    memcpy(answer.reason, context.reason, sizeof answer.reason);
+    memcpy(answer->reason, context.reason, sizeof answer->reason);
   }
-  cs_sdk_struct_write(out, &answer, sizeof answer);
   return CS_OK;
 }
-
-const cs_capability_table clc_capability_table = {.struct_size = sizeof(cs_capability_table),
-                                                  .op_query = op_query,
-                                                  .weights_pack = clc_weights_pack};

@@ -35,6 +35,8 @@ typedef struct clc_step {
 
 typedef struct clc_plan {
   const cs_host *host;
+  const clc_driver *driver;
+  void *recording; /* the driver's, NULL where it made none; stream.c owns it */
   uint32_t n_steps, steps_capacity;
   uint32_t n_arguments, arguments_capacity;
   clc_step *steps;
@@ -42,8 +44,6 @@ typedef struct clc_plan {
   bool out_of_memory;
 } clc_plan;
 
-/* NULL when out of memory. */
-clc_plan *clc_plan_create(const cs_host *host);
 void clc_plan_destroy(clc_plan *plan);
 
 /* Plans an op list; the error names the op by op_index. Builds the modules that it needs. */

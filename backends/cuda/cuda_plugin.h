@@ -4,7 +4,7 @@
  *   driver.c    the driver by dlopen, its errors   instance.c  devices and their properties
  *   device.c    opening, kernels                   memory.c    device and pinned memory
  *   pack.c      weights on 16-byte boundaries      peer.c      copies between two GPUs
- *   stream.c    streams, semaphores                program.c   eager ops and graphs
+ *   stream.c    what streams do with the driver    program.c   eager ops and graphs
  *   plan.c      ops into kernel launches; op_query
  *   op_*.c      the rules of each op: what is served, and as which launches
  *   kernels/    CUDA C++, embedded as a fat binary */
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "consort/plugin.h"
-#include "consort/sdk.h"
+#include "consort/sdk_driver.h"
 #include "driver.h"
 #include "kernels/args.h"
 
@@ -41,7 +41,7 @@ struct cs_plugin_instance {
 };
 
 struct cs_plugin_device {
-  const cs_host *host;
+  cs_sdk_device sdk;
   const cuda_driver *driver; /* the instance's */
   CUdevice ordinal;
   uint32_t n_units; /* multiprocessors */
@@ -88,33 +88,31 @@ cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight,
 /* ---- streams ---- */
 
 struct cs_plugin_stream {
-  const cs_host *host;
-  cs_plugin_device *device;
-  cs_sdk_queue *queue;
+  cs_sdk_stream sdk;
   CUstream stream;
 };
 
-struct cs_plugin_semaphore {
-  cs_plugin_device *device;
-  cs_sdk_timeline *timeline;
-};
+extern const cs_sdk_driver cuda_sdk_driver;
 
 /* The range lies in this device's memory. */
 cs_status cuda_check_range(const cs_plugin_device *device, const cs_plugin_memory *memory,
                            uint64_t offset, uint64_t bytes, cs_error *error);
 
-/* program.c: frees what a queued eager list or program launch owns. */
-void cuda_release_payload(void *context, cs_sdk_command command, void *payload);
+/* program.c: lists as plans, and plans to be replayed as CUDA graphs. */
+cs_status cuda_prepare(cs_plugin_device *device, const cs_sdk_ops *ops, cs_plugin_memory *workspace,
+                       uint32_t replayed, void **work, cs_error *error);
+cs_status cuda_run(cs_plugin_stream *stream, const cs_sdk_ops *ops, cs_plugin_memory *workspace,
+                   void *work, cs_error *error);
+void cuda_discard(void *work);
+/* plan.c */
+cs_status cuda_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                     cs_error *error);
 
 /* ---- tables ---- */
 
 extern const cs_device_table cuda_device_table;
 extern const cs_memory_table cuda_memory_table;
-extern const cs_stream_table cuda_stream_table;
-extern const cs_semaphore_table cuda_semaphore_table;
 extern const cs_capability_table cuda_capability_table;
-extern const cs_eager_table cuda_eager_table;
-extern const cs_program_table cuda_program_table;
 extern const cs_peer_table cuda_peer_table;
 
 #endif

@@ -68,7 +68,7 @@ cs_status cuda_device_open(cs_plugin_instance *instance, uint32_t index, const c
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
   memset(device, 0, sizeof *device);
-  device->host = host;
+  device->sdk = (cs_sdk_device){.host = host, .driver = &cuda_sdk_driver};
   device->driver = &instance->driver;
   device->ordinal = instance->devices[index];
   device->use_graphs = true;
@@ -103,7 +103,7 @@ void cuda_device_close(cs_plugin_device *device) {
     cuda_leave(device);
   }
   device->driver->DevicePrimaryCtxRelease(device->ordinal);
-  device->host->deallocate(device->host->context, device);
+  device->sdk.host->deallocate(device->sdk.host->context, device);
 }
 
 cs_status cuda_device_properties(cs_plugin_device *device, cs_device_properties *out,

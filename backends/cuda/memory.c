@@ -19,7 +19,7 @@ cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_
   if ((kind != CS_MEMORY_DEVICE && kind != CS_MEMORY_STAGING) || bytes == 0)
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "memory of kind %u and %llu bytes", kind,
                         (unsigned long long)bytes);
-  const cs_host *host = device->host;
+  const cs_host *host = device->sdk.host;
   cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 16);
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memset(memory, 0, sizeof *memory);
@@ -54,7 +54,7 @@ void cuda_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
       device->driver->MemFree(memory->address);
     cuda_leave(device);
   }
-  device->host->deallocate(device->host->context, memory);
+  device->sdk.host->deallocate(device->sdk.host->context, memory);
 }
 
 static void *memory_host_pointer(cs_plugin_device *device, cs_plugin_memory *memory) {

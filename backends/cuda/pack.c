@@ -125,7 +125,7 @@ static CUresult upload_matrix(const cs_plugin_memory *memory, const source *from
 }
 
 static cs_status upload(const cs_plugin_memory *memory, const source *from, cs_error *error) {
-  const cs_host *host = memory->device->host;
+  const cs_host *host = memory->device->sdk.host;
   const uint64_t row_bytes = from->packed_row_bytes + 2 * from->scale_blocks;
   const bool as_it_is = from->packed_row_bytes == from->row_bytes;
   uint64_t slice_rows = SLICE_BYTES / row_bytes ? SLICE_BYTES / row_bytes : 1;

@@ -47,68 +47,26 @@ bool cuda_has(const cuda_rule_context *context, uint32_t operand) {
 }
 
 /* Where a plan is made, the window must lie inside memory of this device. */
-static bool want_window(cuda_rule_context *context, const cs_tensor *tensor, const char *name,
-                        uint64_t rows, uint64_t row_bytes, uint64_t stride) {
-  if (!context->plan || rows == 0 || row_bytes == 0) return true;
+static bool want_window(cuda_rule_context *context, const cs_tensor *tensor, const char *name) {
+  if (!context->plan) return true;
   if (!tensor->memory) return cuda_refuse(context, "%s has no memory", name);
   if (tensor->memory->device != context->device)
     return cuda_refuse(context, "%s lies in memory of another device", name);
-  const uint64_t bytes = tensor->memory->bytes;
-  if (stride != 0 && rows - 1 > bytes / stride)
-    return cuda_refuse(context, "%s ends outside its memory", name);
-  const uint64_t end = (rows - 1) * stride + row_bytes;
-  if (end > bytes || tensor->offset_bytes > bytes - end)
-    return cuda_refuse(context, "%s ends outside its memory", name);
-  return true;
-}
-
-/* Bytes of the unit that offsets and strides are counted in: an element, or a byte of a block. */
-static uint64_t unit_bytes(uint32_t dtype) {
-  const uint64_t bytes = cs_sdk_dtype_bytes(dtype, 1);
-  return bytes ? bytes : 1;
-}
-
-/* Extents whose product the SDK can form without wrapping. */
-static bool extents_bounded(const cs_tensor *tensor) {
-  uint64_t columns = 1;
-  for (uint32_t i = 0; i < tensor->rank; i++) {
-    if (tensor->dims[i] > MAX_EXTENT) return false;
-    if (i > 0 || tensor->rank == 1) columns *= tensor->dims[i];
-    if (columns > MAX_EXTENT) return false;
-  }
-  return true;
+  return cs_sdk_check_window(tensor, name, tensor->memory->bytes, context->reason);
 }
 
 bool cuda_want_tensor(cuda_rule_context *context, uint32_t operand, const char *name,
                       uint64_t dtypes, uint64_t rows, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
-  if (tensor->dtype >= CS_DTYPE_LIMIT || !(dtypes & CS_DTYPE_BIT(tensor->dtype)))
-    return cuda_refuse(context, "%s: dtype %u is not served", name, tensor->dtype);
-  if (tensor->layout != CS_LAYOUT_PLAIN) return cuda_refuse(context, "%s is not plain", name);
-  if (!extents_bounded(tensor) || columns == 0)
-    return cuda_refuse(context, "%s: extents out of range", name);
-  if (cs_sdk_tensor_rows(tensor) != rows || cs_sdk_tensor_columns(tensor) != columns)
-    return cuda_refuse(context, "%s: shape does not fit the other operands", name);
-  const uint64_t row_bytes = cs_sdk_dtype_bytes(tensor->dtype, columns);
-  const uint64_t stride = cs_sdk_tensor_stride(tensor);
-  const uint64_t unit = unit_bytes(tensor->dtype);
-  if (row_bytes == 0) return cuda_refuse(context, "%s: rows are not whole blocks", name);
-  if (stride % unit != 0 || tensor->offset_bytes % unit != 0)
-    return cuda_refuse(context, "%s: offset or stride is not whole elements", name);
-  if (rows > 1 && stride < row_bytes) return cuda_refuse(context, "%s: rows overlap", name);
-  return want_window(context, tensor, name, rows, row_bytes, stride);
+  return cs_sdk_check_tensor(tensor, name, dtypes, rows, columns, context->reason) &&
+         want_window(context, tensor, name);
 }
 
 bool cuda_want_vector(cuda_rule_context *context, uint32_t operand, const char *name,
                       uint64_t dtypes, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
-  const uint64_t rows = cs_sdk_tensor_rows(tensor);
-  const uint64_t row_columns = cs_sdk_tensor_columns(tensor);
-  if (!extents_bounded(tensor) || rows * row_columns != columns)
-    return cuda_refuse(context, "%s: shape does not fit the other operands", name);
-  if (rows > 1 && cs_sdk_tensor_stride(tensor) != cs_sdk_dtype_bytes(tensor->dtype, row_columns))
-    return cuda_refuse(context, "%s is not contiguous", name);
-  return cuda_want_tensor(context, operand, name, dtypes, rows, row_columns);
+  return cs_sdk_check_vector(tensor, name, dtypes, columns, context->reason) &&
+         want_window(context, tensor, name);
 }
 
 bool cuda_want_packed(cuda_rule_context *context, uint32_t operand, const char *name,
@@ -150,7 +108,8 @@ void *cuda_base_of(const cuda_rule_context *context, uint32_t operand) {
 cuda_rows cuda_rows_of(const cuda_rule_context *context, uint32_t operand) {
   const cs_tensor *tensor = &context->op->operands[operand];
   void *base = cuda_base_of(context, operand);
-  return (cuda_rows){base, base ? cs_sdk_tensor_stride(tensor) / unit_bytes(tensor->dtype) : 0};
+  return (cuda_rows){base,
+                     base ? cs_sdk_tensor_stride(tensor) / cs_sdk_dtype_unit(tensor->dtype) : 0};
 }
 
 /* Makes an array hold `wanted` bytes; false (and remembered) when out of memory. */
@@ -235,11 +194,12 @@ static cs_status plan_op(cuda_rule_context *context, cs_error *error) {
 cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
                         cs_plugin_memory *workspace, cuda_plan **out, cs_error *error) {
   *out = NULL;
-  const cs_host *host = device->host;
+  const cs_host *host = device->sdk.host;
   cuda_plan *plan = host->allocate(host->context, sizeof *plan, 16);
   if (!plan) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory to plan the op list");
   memset(plan, 0, sizeof *plan);
   plan->host = host;
+  plan->device = device;
   for (uint32_t i = 0; i < ops->n_ops; i++) {
     cuda_rule_context context = {
         .device = device, .op = &ops->ops[i], .workspace = workspace, .plan = plan, .op_index = i};
@@ -274,31 +234,20 @@ cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUst
 
 /* ---- op_query ---- */
 
-static cs_status op_query(cs_plugin_device *device, const cs_op *op, cs_op_answer *out,
-                          cs_error *error) {
-  cs_op_answer answer = {.struct_size = sizeof answer};
-  cs_sdk_ops *copy = NULL;
-  const cs_status status =
-      cs_sdk_ops_create(device->host, op, 1, op ? op->struct_size : 0, &copy, error);
-  if (status == CS_UNSUPPORTED) { /* an op or a field of a newer host */
-    snprintf(answer.reason, sizeof answer.reason, "the op or one of its fields is not known");
-    cs_sdk_struct_write(out, &answer, sizeof answer);
-    return CS_OK;
-  }
-  if (status != CS_OK) return status;
-  cuda_rule_context context = {.device = device, .op = &copy->ops[0]};
+cs_status cuda_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                     cs_error *error) {
+  (void)error;
+  cuda_rule_context context = {.device = device, .op = op};
   if (judge(&context)) {
-    answer.support = context.support;
-    answer.error_class = context.error_class;
-    answer.workspace_bytes = context.workspace_bytes;
+    answer->support = context.support;
+    answer->error_class = context.error_class;
+    answer->workspace_bytes = context.workspace_bytes;
   } else {
-    memcpy(answer.reason, context.reason, sizeof answer.reason);
+    memcpy(answer->reason, context.reason, sizeof answer->reason);
   }
-  cs_sdk_ops_release(copy);
-  cs_sdk_struct_write(out, &answer, sizeof answer);
   return CS_OK;
 }
 
 const cs_capability_table cuda_capability_table = {.struct_size = sizeof(cs_capability_table),
-                                                   .op_query = op_query,
+                                                   .op_query = cs_sdk_op_query,
                                                    .weights_pack = cuda_weights_pack};

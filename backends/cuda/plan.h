@@ -17,6 +17,8 @@ typedef struct cuda_step {
 
 typedef struct cuda_plan {
   const cs_host *host;
+  cs_plugin_device *device;
+  CUgraphExec graph;                /* NULL: launched step by step; program.c owns it */
   uint64_t n_steps, steps_capacity; /* the capacities in bytes */
   uint64_t argument_bytes, arguments_capacity;
   cuda_step *steps;

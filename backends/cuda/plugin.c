@@ -9,15 +9,15 @@ static const void *table(uint32_t id, uint32_t revision) {
   case CS_TABLE_MEMORY:
     return &cuda_memory_table;
   case CS_TABLE_STREAM:
-    return &cuda_stream_table;
+    return &cs_sdk_stream_table;
   case CS_TABLE_SEMAPHORE:
-    return &cuda_semaphore_table;
+    return &cs_sdk_semaphore_table;
   case CS_TABLE_CAPABILITY:
     return &cuda_capability_table;
   case CS_TABLE_EAGER:
-    return &cuda_eager_table;
+    return &cs_sdk_eager_table;
   case CS_TABLE_PROGRAM:
-    return &cuda_program_table;
+    return &cs_sdk_program_table;
   case CS_TABLE_PEER:
     return &cuda_peer_table;
   default:

@@ -69,8 +69,8 @@ cs_status level_zero_device_open(cs_plugin_instance *instance, uint32_t index,
   cs_plugin_device *device = root->host->allocate(root->host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
   memset(device, 0, sizeof *device);
-  device->common.host = root->host;
-  device->common.driver = &level_zero_driver;
+  device->common.sdk.host = root->host;
+  device->common.sdk.driver = &level_zero_driver.sdk;
   device->root = root;
   device->found = instance->devices[index];
   device->context = root->contexts[device->found.driver];
@@ -96,7 +96,7 @@ err_free:
 
 void level_zero_device_close(cs_plugin_device *device) {
   if (!device) return;
-  const cs_host *host = device->common.host;
+  const cs_host *host = device->common.sdk.host;
   level_zero_kernels_destroy(device->root, device->kernels);
   level_zero_destroy_begin(device->root);
   for (uint32_t i = 0; i < MODULE_LIMIT; i++)

@@ -47,7 +47,7 @@ cs_status level_zero_memory_allocate(cs_plugin_device *device, uint64_t bytes, u
                         "%llu bytes are more than one Level Zero allocation holds here (%llu)",
                         (unsigned long long)bytes,
                         (unsigned long long)device->max_allocation_bytes);
-  const cs_host *host = device->common.host;
+  const cs_host *host = device->common.sdk.host;
   cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 16);
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memset(memory, 0, sizeof *memory);
@@ -68,7 +68,7 @@ void level_zero_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) 
   if (!memory) return;
   count_bytes(device, memory, false);
   device->root->api.zeMemFree(device->context, memory->pointer);
-  device->common.host->deallocate(device->common.host->context, memory);
+  device->common.sdk.host->deallocate(device->common.sdk.host->context, memory);
 }
 
 static void *memory_host_pointer(cs_plugin_device *device, cs_plugin_memory *memory) {
@@ -99,7 +99,7 @@ cs_status level_zero_memory_pack(cs_plugin_device *device, cs_plugin_memory *mem
   uint64_t chunk_units = PACK_BYTES / unit_bytes;
   if (chunk_units == 0) chunk_units = 1;
   if (chunk_units > clc_units(source)) chunk_units = clc_units(source);
-  cs_plugin_stream stream = {.common = {.host = device->common.host, .device = device}};
+  cs_plugin_stream stream = {.common = {.host = device->common.sdk.host, .device = device}};
   cs_status status = level_zero_stream_start(&stream, error);
   if (status != CS_OK) return status;
   unsigned char *chunk = NULL;

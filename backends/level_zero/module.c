@@ -9,7 +9,7 @@
 static cs_status build_failed(const cs_plugin_device *device, ze_module_build_log_handle_t log,
                               ze_result_t result, cs_error *error) {
   const level_zero_api *api = &device->root->api;
-  const cs_host *host = device->common.host;
+  const cs_host *host = device->common.sdk.host;
   char text[2048] = "";
   size_t bytes = sizeof text;
   if (log && api->zeModuleBuildLogGetString(log, &bytes, text) == ZE_RESULT_SUCCESS && text[0]) {

@@ -154,7 +154,7 @@ static cs_status record_list(cs_plugin_device *device, const clc_plan *plan,
 
 static cs_status record(cs_plugin_device *device, const clc_plan *plan, void **out,
                         cs_error *error) {
-  const cs_host *host = device->common.host;
+  const cs_host *host = device->common.sdk.host;
   recording *recorded = host->allocate(host->context, sizeof *recorded, 16);
   if (!recorded) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a program");
   *recorded = (recording){.root = device->root};
@@ -196,19 +196,16 @@ void level_zero_stream_finish(cs_plugin_stream *stream) {
   level_zero_root_release(root);
 }
 
-const clc_driver level_zero_driver = {.module_require = level_zero_module_require,
-                                      .memory_allocate = level_zero_memory_allocate,
-                                      .memory_free = level_zero_memory_free,
-                                      .memory_pack = level_zero_memory_pack,
-                                      .stream_bytes = sizeof(cs_plugin_stream),
-                                      .stream_start = level_zero_stream_start,
-                                      .stream_finish = level_zero_stream_finish,
-                                      .stream_drain = level_zero_stream_drain,
-                                      .upload = upload,
-                                      .download = download,
-                                      .copy = copy_within,
-                                      .fill = fill,
-                                      .launch = launch,
-                                      .record = record,
-                                      .discard = discard,
-                                      .replay = replay};
+const clc_driver level_zero_driver = {
+    .sdk = {CLC_DRIVER_SHARED, .stream_bytes = sizeof(cs_plugin_stream),
+            .start = level_zero_stream_start, .finish = level_zero_stream_finish,
+            .drain = level_zero_stream_drain, .upload = upload, .download = download,
+            .copy = copy_within, .fill = fill},
+    .module_require = level_zero_module_require,
+    .memory_allocate = level_zero_memory_allocate,
+    .memory_free = level_zero_memory_free,
+    .memory_pack = level_zero_memory_pack,
+    .launch = launch,
+    .record = record,
+    .discard = discard,
+    .replay = replay};

@@ -63,8 +63,8 @@ cs_status opencl_device_open(cs_plugin_instance *instance, uint32_t index, const
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
   memset(device, 0, sizeof *device);
-  device->common.host = host;
-  device->common.driver = &opencl_driver;
+  device->common.sdk.host = host;
+  device->common.sdk.driver = &opencl_driver.sdk;
   device->found = instance->devices[index];
   device->index = index;
   device->use_cache = true;
@@ -102,7 +102,7 @@ void opencl_device_close(cs_plugin_device *device) {
   pthread_mutex_destroy(&device->mutex);
   clReleaseCommandQueue(device->transfers);
   clReleaseContext(device->context);
-  device->common.host->deallocate(device->common.host->context, device);
+  device->common.sdk.host->deallocate(device->common.sdk.host->context, device);
 }
 
 cs_status opencl_device_properties(cs_plugin_device *device, cs_device_properties *out,

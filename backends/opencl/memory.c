@@ -16,8 +16,8 @@ cs_status opencl_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint3
     return cs_sdk_error(
         error, CS_OUT_OF_MEMORY, 0, "%llu bytes are more than one OpenCL buffer holds here (%llu)",
         (unsigned long long)bytes, (unsigned long long)device->max_allocation_bytes);
-  cs_plugin_memory *memory = device->common.host->allocate(device->common.host->context,
-                                                           sizeof *memory, _Alignof(max_align_t));
+  cs_plugin_memory *memory = device->common.sdk.host->allocate(
+      device->common.sdk.host->context, sizeof *memory, _Alignof(max_align_t));
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memset(memory, 0, sizeof *memory);
   memory->common.device = &device->common;
@@ -25,7 +25,7 @@ cs_status opencl_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint3
   cl_int code = CL_SUCCESS;
   memory->buffer = clCreateBuffer(device->context, CL_MEM_READ_WRITE, bytes, NULL, &code);
   if (code != CL_SUCCESS) {
-    device->common.host->deallocate(device->common.host->context, memory);
+    device->common.sdk.host->deallocate(device->common.sdk.host->context, memory);
     return opencl_error(error, code, "clCreateBuffer");
   }
   pthread_mutex_lock(&device->mutex);
@@ -41,7 +41,7 @@ void opencl_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
   device->allocated_bytes -= memory->common.bytes;
   pthread_mutex_unlock(&device->mutex);
   clReleaseMemObject(memory->buffer);
-  device->common.host->deallocate(device->common.host->context, memory);
+  device->common.sdk.host->deallocate(device->common.sdk.host->context, memory);
 }
 
 /* Writes through a mapping: on a device with the host's memory that is the buffer itself. */

@@ -29,13 +29,13 @@ static uint64_t cache_key(const cs_plugin_device *device, const char *source, co
 /* NULL when there is no usable binary. */
 static cl_program build_from_cache(cs_plugin_device *device, uint64_t key, const char *options) {
   size_t bytes = 0;
-  void *binary = opencl_cache_load(device->common.host, key, &bytes);
+  void *binary = opencl_cache_load(device->common.sdk.host, key, &bytes);
   if (!binary) return NULL;
   cl_int code = CL_SUCCESS, binary_code = CL_SUCCESS;
   const unsigned char *binaries[] = {binary};
   cl_program program = clCreateProgramWithBinary(device->context, 1, &device->found.device, &bytes,
                                                  binaries, &binary_code, &code);
-  device->common.host->deallocate(device->common.host->context, binary);
+  device->common.sdk.host->deallocate(device->common.sdk.host->context, binary);
   if (code != CL_SUCCESS) return NULL;
   if (binary_code == CL_SUCCESS &&
       clBuildProgram(program, 1, &device->found.device, options, NULL, NULL) == CL_SUCCESS)
@@ -50,12 +50,13 @@ static void store_binary(cs_plugin_device *device, uint64_t key, cl_program prog
           CL_SUCCESS ||
       bytes == 0)
     return;
-  unsigned char *binary = device->common.host->allocate(device->common.host->context, bytes, 16);
+  unsigned char *binary =
+      device->common.sdk.host->allocate(device->common.sdk.host->context, bytes, 16);
   if (!binary) return;
   unsigned char *binaries[] = {binary};
   if (clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof binaries, binaries, NULL) == CL_SUCCESS)
-    opencl_cache_store(device->common.host, key, binary, bytes);
-  device->common.host->deallocate(device->common.host->context, binary);
+    opencl_cache_store(device->common.sdk.host, key, binary, bytes);
+  device->common.sdk.host->deallocate(device->common.sdk.host->context, binary);
 }
 
 /* The compiler's log goes to the host's, its first line into the error. */
@@ -64,8 +65,8 @@ static cs_status build_failed(cs_plugin_device *device, cl_program program, cl_i
   char log[4096] = "";
   clGetProgramBuildInfo(program, device->found.device, CL_PROGRAM_BUILD_LOG, sizeof log - 1, log,
                         NULL);
-  if (device->common.host->log && log[0])
-    device->common.host->log(device->common.host->context, CS_LOG_DEBUG, log);
+  if (device->common.sdk.host->log && log[0])
+    device->common.sdk.host->log(device->common.sdk.host->context, CS_LOG_DEBUG, log);
   log[strcspn(log, "\n")] = '\0';
   return cs_sdk_error(error, CS_FAILED, code, "the device's compiler failed: %.160s",
                       log[0] ? log : opencl_error_name(code));

@@ -114,16 +114,12 @@ static void finish(cs_plugin_stream *stream) {
   clReleaseCommandQueue(stream->commands);
 }
 
-const clc_driver opencl_driver = {.module_require = opencl_module_require,
+const clc_driver opencl_driver = {.sdk = {CLC_DRIVER_SHARED,
+                                          .stream_bytes = sizeof(cs_plugin_stream), .start = start,
+                                          .finish = finish, .drain = drain, .upload = upload,
+                                          .download = download, .copy = copy_within, .fill = fill},
+                                  .module_require = opencl_module_require,
                                   .memory_allocate = opencl_memory_allocate,
                                   .memory_free = opencl_memory_free,
                                   .memory_pack = opencl_memory_pack,
-                                  .stream_bytes = sizeof(cs_plugin_stream),
-                                  .stream_start = start,
-                                  .stream_finish = finish,
-                                  .stream_drain = drain,
-                                  .upload = upload,
-                                  .download = download,
-                                  .copy = copy_within,
-                                  .fill = fill,
                                   .launch = launch};

@@ -117,21 +117,6 @@ void npu_answer(const cs_op *op, cs_op_answer *answer, npu_kernel *kernel) {
   answer->workspace_bytes = n_in + n_in / NPU_GROUP * sizeof(float); /* one row, quantized */
 }
 
-static cs_status op_query(cs_plugin_device *device, const cs_op *op, cs_op_answer *out,
-                          cs_error *error) {
-  cs_op_answer answer = {.struct_size = sizeof answer, .support = CS_SUPPORT_NO};
-  cs_sdk_ops *copy = NULL;
-  const cs_status status = cs_sdk_ops_create(device->host, op, 1, op->struct_size, &copy, error);
-  if (status == CS_OUT_OF_MEMORY) return status;
-  if (status != CS_OK)
-    snprintf(answer.reason, sizeof answer.reason, "a descriptor from another time");
-  else
-    npu_answer(&copy->ops[0], &answer, NULL);
-  cs_sdk_ops_release(copy);
-  cs_sdk_struct_write(out, &answer, sizeof answer);
-  return CS_OK;
-}
-
 static cs_status check_weight(const cs_weight *weight, const cs_weight_part *part,
                               cs_error *error) {
   if (weight->source != CS_WEIGHT_GGUF || weight->dtype != CS_DTYPE_Q8_0 || weight->rank != 2 ||
@@ -165,5 +150,6 @@ static cs_status weights_pack(cs_plugin_device *device, const cs_weight *weight,
   return CS_OK;
 }
 
-const cs_capability_table npu_capability_table = {
-    .struct_size = sizeof npu_capability_table, .op_query = op_query, .weights_pack = weights_pack};
+const cs_capability_table npu_capability_table = {.struct_size = sizeof npu_capability_table,
+                                                  .op_query = cs_sdk_op_query,
+                                                  .weights_pack = weights_pack};

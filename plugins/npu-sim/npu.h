@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "consort/sdk.h"
+#include "consort/sdk_driver.h"
 
 #define NPU_TENSOR_ALIGN 128
 #define NPU_BLOCK_TOKENS 128
@@ -48,15 +48,13 @@ void npu_memory_close(npu_memory *memory);
 /* ---- device ---- */
 
 struct cs_plugin_device {
-  const cs_host *host;
+  cs_sdk_device sdk;
   npu_memory memory;
 };
 
 extern const cs_memory_table npu_memory_table;
-extern const cs_stream_table npu_stream_table;
-extern const cs_semaphore_table npu_semaphore_table;
 extern const cs_capability_table npu_capability_table;
-extern const cs_program_table npu_program_table;
+extern const cs_sdk_driver npu_driver;
 
 /* ---- ops ---- */
 

@@ -65,7 +65,7 @@ static cs_status device_open(cs_plugin_instance *instance, uint32_t index, const
   const cs_host *host = instance->host;
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
-  device->host = host;
+  device->sdk = (cs_sdk_device){.host = host, .driver = &npu_driver};
   const cs_status status = npu_memory_init(&device->memory, host, NPU_MEMORY_BYTES, error);
   if (status != CS_OK) {
     host->deallocate(host->context, device);
@@ -78,7 +78,7 @@ static cs_status device_open(cs_plugin_instance *instance, uint32_t index, const
 static void device_close(cs_plugin_device *device) {
   if (!device) return;
   npu_memory_finish(&device->memory);
-  device->host->deallocate(device->host->context, device);
+  device->sdk.host->deallocate(device->sdk.host->context, device);
 }
 
 static cs_status device_properties(cs_plugin_device *device, cs_device_properties *out,
@@ -109,13 +109,13 @@ static const void *table(uint32_t id, uint32_t revision) {
   case CS_TABLE_MEMORY:
     return &npu_memory_table;
   case CS_TABLE_STREAM:
-    return &npu_stream_table;
+    return &cs_sdk_stream_table;
   case CS_TABLE_SEMAPHORE:
-    return &npu_semaphore_table;
+    return &cs_sdk_semaphore_table;
   case CS_TABLE_CAPABILITY:
     return &npu_capability_table;
-  case CS_TABLE_PROGRAM:
-    return &npu_program_table;
+  case CS_TABLE_PROGRAM: /* and no eager table: the chip runs what it has recorded */
+    return &cs_sdk_program_table;
   default:
     return NULL;
   }

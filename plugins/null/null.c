@@ -4,7 +4,7 @@
  * place of malloc and memcpy, and an op_query that says yes only to what it serves. */
 #include <string.h>
 
-#include "consort/sdk.h"
+#include "consort/sdk_driver.h"
 
 #define NULL_MEMORY_BYTES (UINT64_C(1) << 34) /* what the device claims to have */
 #define NULL_TENSOR_ALIGN 64
@@ -14,7 +14,7 @@ struct cs_plugin_instance {
 };
 
 struct cs_plugin_device {
-  const cs_host *host;
+  cs_sdk_device sdk;
 };
 
 struct cs_plugin_memory {
@@ -23,9 +23,10 @@ struct cs_plugin_memory {
 };
 
 struct cs_plugin_stream {
-  const cs_host *host;
-  cs_sdk_queue *queue;
+  cs_sdk_stream sdk;
 };
+
+static const cs_sdk_driver null_driver;
 
 /* ---- device ---- */
 
@@ -94,12 +95,12 @@ static cs_status null_device_open(cs_plugin_instance *instance, uint32_t index,
                         options[0].key);
   *out = instance->host->allocate(instance->host->context, sizeof **out, 8);
   if (!*out) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
-  (*out)->host = instance->host;
+  (*out)->sdk = (cs_sdk_device){.host = instance->host, .driver = &null_driver};
   return CS_OK;
 }
 
 static void null_device_close(cs_plugin_device *device) {
-  if (device) device->host->deallocate(device->host->context, device);
+  if (device) device->sdk.host->deallocate(device->sdk.host->context, device);
 }
 
 /* ---- memory ---- */
@@ -108,7 +109,7 @@ static cs_status null_memory_allocate(cs_plugin_device *device, uint64_t bytes, 
                                       cs_plugin_memory **out, cs_error *error) {
   (void)kind;
   *out = NULL;
-  const cs_host *host = device->host;
+  const cs_host *host = device->sdk.host;
   cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 8);
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memory->data =
@@ -125,8 +126,8 @@ static cs_status null_memory_allocate(cs_plugin_device *device, uint64_t bytes, 
 
 static void null_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
   if (!memory) return;
-  device->host->deallocate(device->host->context, memory->data);
-  device->host->deallocate(device->host->context, memory);
+  device->sdk.host->deallocate(device->sdk.host->context, memory->data);
+  device->sdk.host->deallocate(device->sdk.host->context, memory);
 }
 
 static void *null_memory_host_pointer(cs_plugin_device *device, cs_plugin_memory *memory) {
@@ -134,124 +135,28 @@ static void *null_memory_host_pointer(cs_plugin_device *device, cs_plugin_memory
   return memory->data;
 }
 
-/* ---- stream ---- */
+/* ---- streams: the SDK's, over these copies ---- */
 
-typedef struct copy_command {
-  unsigned char *to;
-  const unsigned char *from; /* NULL: fill */
-  uint64_t bytes;
-  unsigned char value;
-} copy_command;
-
-static cs_status run_copy(void *context, void *payload, cs_error *error) {
-  (void)context;
+static cs_status null_move(cs_plugin_stream *stream, const cs_sdk_copy *copy, cs_error *error) {
+  (void)stream;
   (void)error;
-  const copy_command *copy = payload;
-  if (copy->from)
-    memcpy(copy->to, copy->from, copy->bytes);
-  else
-    memset(copy->to, copy->value, copy->bytes);
+  memcpy(copy->to ? copy->to->data + copy->to_offset : copy->host_to,
+         copy->from ? copy->from->data + copy->from_offset : copy->host_from, copy->bytes);
   return CS_OK;
 }
 
-static cs_status null_stream_create(cs_plugin_device *device, cs_plugin_stream **out,
-                                    cs_error *error) {
-  *out = NULL;
-  const cs_host *host = device->host;
-  cs_plugin_stream *stream = host->allocate(host->context, sizeof *stream, 8);
-  if (!stream) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a stream");
-  const cs_sdk_queue_options options = {.context = device};
-  stream->host = host;
-  stream->queue = cs_sdk_queue_create(host, &options);
-  if (!stream->queue) {
-    host->deallocate(host->context, stream);
-    return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a stream's thread");
-  }
-  *out = stream;
+static cs_status null_fill(cs_plugin_stream *stream, const cs_sdk_copy *copy, cs_error *error) {
+  (void)stream;
+  (void)error;
+  memset(copy->to->data + copy->to_offset, copy->value, copy->bytes);
   return CS_OK;
 }
 
-static void null_stream_destroy(cs_plugin_stream *stream) {
-  if (!stream) return;
-  cs_sdk_queue_destroy(stream->queue);
-  stream->host->deallocate(stream->host->context, stream);
-}
-
-static cs_status null_stream_upload(cs_plugin_stream *stream, cs_plugin_memory *to,
-                                    uint64_t to_offset, const void *from, uint64_t bytes,
-                                    cs_error *error) {
-  const copy_command copy = {.to = to->data + to_offset, .from = from, .bytes = bytes};
-  return cs_sdk_queue_push(stream->queue, run_copy, &copy, sizeof copy, error);
-}
-
-static cs_status null_stream_download(cs_plugin_stream *stream, void *to,
-                                      const cs_plugin_memory *from, uint64_t from_offset,
-                                      uint64_t bytes, cs_error *error) {
-  const copy_command copy = {.to = to, .from = from->data + from_offset, .bytes = bytes};
-  return cs_sdk_queue_push(stream->queue, run_copy, &copy, sizeof copy, error);
-}
-
-static cs_status null_stream_copy(cs_plugin_stream *stream, cs_plugin_memory *to,
-                                  uint64_t to_offset, const cs_plugin_memory *from,
-                                  uint64_t from_offset, uint64_t bytes, cs_error *error) {
-  return null_stream_upload(stream, to, to_offset, from->data + from_offset, bytes, error);
-}
-
-static cs_status null_stream_fill(cs_plugin_stream *stream, cs_plugin_memory *to, uint64_t offset,
-                                  uint64_t bytes, uint32_t value, cs_error *error) {
-  const copy_command fill = {
-      .to = to->data + offset, .bytes = bytes, .value = (unsigned char)value};
-  return cs_sdk_queue_push(stream->queue, run_copy, &fill, sizeof fill, error);
-}
-
-/* ---- semaphore: the SDK's timeline under the ABI's name ---- */
-
-static cs_sdk_timeline *timeline_of(cs_plugin_semaphore *semaphore) {
-  return (cs_sdk_timeline *)semaphore;
-}
-
-static cs_status null_stream_wait(cs_plugin_stream *stream, cs_plugin_semaphore *semaphore,
-                                  uint64_t value, cs_error *error) {
-  return cs_sdk_queue_wait(stream->queue, timeline_of(semaphore), value, error);
-}
-
-static cs_status null_stream_signal(cs_plugin_stream *stream, cs_plugin_semaphore *semaphore,
-                                    uint64_t value, cs_error *error) {
-  return cs_sdk_queue_signal(stream->queue, timeline_of(semaphore), value, error);
-}
-
-static cs_status null_semaphore_create(cs_plugin_device *device, uint64_t initial,
-                                       cs_plugin_semaphore **out, cs_error *error) {
-  *out = (cs_plugin_semaphore *)cs_sdk_timeline_create(device->host, initial);
-  if (*out) return CS_OK;
-  return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a semaphore");
-}
-
-static void null_semaphore_destroy(cs_plugin_semaphore *semaphore) {
-  cs_sdk_timeline_destroy(timeline_of(semaphore));
-}
-
-static cs_status null_semaphore_query(cs_plugin_semaphore *semaphore, uint64_t *value,
-                                      cs_error *error) {
-  return cs_sdk_timeline_query(timeline_of(semaphore), value, error);
-}
-
-static cs_status null_semaphore_wait(cs_plugin_semaphore *semaphore, uint64_t value,
-                                     uint64_t timeout_us, cs_error *error) {
-  return cs_sdk_timeline_wait(timeline_of(semaphore), value, timeout_us, error);
-}
-
-static cs_status null_semaphore_signal(cs_plugin_semaphore *semaphore, uint64_t value,
-                                       cs_error *error) {
-  (void)error;
-  return cs_sdk_timeline_signal(timeline_of(semaphore), value);
-}
-
-static cs_status null_semaphore_fail(cs_plugin_semaphore *semaphore, const cs_error *reason,
-                                     cs_error *error) {
-  (void)error;
-  return cs_sdk_timeline_fail(timeline_of(semaphore), reason);
-}
+static const cs_sdk_driver null_driver = {.stream_bytes = sizeof(cs_plugin_stream),
+                                          .upload = null_move,
+                                          .download = null_move,
+                                          .copy = null_move,
+                                          .fill = null_fill};
 
 /* ---- capability and ops ---- */
 
@@ -275,7 +180,8 @@ static cs_status null_weights_pack(cs_plugin_device *device, const cs_weight *we
   return status;
 }
 
-/* A real plugin copies the list (cs_sdk_ops_create) and pushes a command that runs it. */
+/* A real plugin gives null_driver a `run` and hands out cs_sdk_eager_table and
+ * cs_sdk_program_table. */
 static cs_status null_ops_enqueue(cs_plugin_stream *stream, const cs_op *ops, uint32_t n_ops,
                                   uint32_t op_stride, cs_plugin_memory *workspace,
                                   cs_error *error) {
@@ -308,28 +214,6 @@ static const cs_memory_table null_memory_table = {
     .memory_host_pointer = null_memory_host_pointer,
 };
 
-static const cs_stream_table null_stream_table = {
-    .struct_size = sizeof(cs_stream_table),
-    .stream_create = null_stream_create,
-    .stream_destroy = null_stream_destroy,
-    .stream_upload = null_stream_upload,
-    .stream_download = null_stream_download,
-    .stream_copy = null_stream_copy,
-    .stream_fill = null_stream_fill,
-    .stream_wait = null_stream_wait,
-    .stream_signal = null_stream_signal,
-};
-
-static const cs_semaphore_table null_semaphore_table = {
-    .struct_size = sizeof(cs_semaphore_table),
-    .semaphore_create = null_semaphore_create,
-    .semaphore_destroy = null_semaphore_destroy,
-    .semaphore_query = null_semaphore_query,
-    .semaphore_wait = null_semaphore_wait,
-    .semaphore_signal = null_semaphore_signal,
-    .semaphore_fail = null_semaphore_fail,
-};
-
 static const cs_capability_table null_capability_table = {
     .struct_size = sizeof(cs_capability_table),
     .op_query = null_op_query,
@@ -343,9 +227,12 @@ static const cs_eager_table null_eager_table = {
 
 static const void *null_table(uint32_t id, uint32_t revision) {
   static const void *const tables[] = {
-      [CS_TABLE_DEVICE] = &null_device_table,         [CS_TABLE_MEMORY] = &null_memory_table,
-      [CS_TABLE_STREAM] = &null_stream_table,         [CS_TABLE_SEMAPHORE] = &null_semaphore_table,
-      [CS_TABLE_CAPABILITY] = &null_capability_table, [CS_TABLE_EAGER] = &null_eager_table,
+      [CS_TABLE_DEVICE] = &null_device_table,
+      [CS_TABLE_MEMORY] = &null_memory_table,
+      [CS_TABLE_STREAM] = &cs_sdk_stream_table,
+      [CS_TABLE_SEMAPHORE] = &cs_sdk_semaphore_table,
+      [CS_TABLE_CAPABILITY] = &null_capability_table,
+      [CS_TABLE_EAGER] = &null_eager_table,
   };
   return revision == 0 && id < sizeof tables / sizeof tables[0] ? tables[id] : NULL;
 }

@@ -8,10 +8,9 @@
 
 #define PARAMS_BYTES 32 /* room for the largest params struct, a multiple of 8 */
 
-_Static_assert(sizeof(cs_rms_norm_params) <= PARAMS_BYTES, "params fit their slot");
-_Static_assert(sizeof(cs_rope_params) <= PARAMS_BYTES, "params fit their slot");
-_Static_assert(sizeof(cs_attention_params) <= PARAMS_BYTES, "params fit their slot");
-_Static_assert(sizeof(cs_moe_route_params) <= PARAMS_BYTES, "params fit their slot");
+#define PARAMS_FIT(ID, type) _Static_assert(sizeof(type) <= PARAMS_BYTES, #type " fits its slot");
+CS_OP_PARAMS_TABLE(PARAMS_FIT)
+#undef PARAMS_FIT
 
 typedef struct ops_block {
   cs_sdk_ops ops; /* first: what the caller holds */
@@ -30,32 +29,16 @@ typedef struct op_shape {
 static const op_shape op_shapes[CS_OP_LIMIT] = {CS_OP_TABLE(OP_SHAPE)};
 #undef OP_SHAPE
 
+#define OP_PARAMS_BYTES(ID, type) [CS_OP_##ID] = sizeof(type),
+static const uint32_t params_bytes[CS_OP_LIMIT] = {CS_OP_PARAMS_TABLE(OP_PARAMS_BYTES)};
+#undef OP_PARAMS_BYTES
+
 static bool op_known(uint32_t id) {
   return id < CS_OP_LIMIT && op_shapes[id].name;
 }
 
 const char *cs_sdk_op_name(uint32_t id) {
   return op_known(id) ? op_shapes[id].name : "?";
-}
-
-/* 0: the op has no params. */
-static uint32_t params_bytes(uint32_t id) {
-  switch (id) {
-  case CS_OP_GATHER_ROWS:
-    return sizeof(cs_gather_rows_params);
-  case CS_OP_RMS_NORM:
-    return sizeof(cs_rms_norm_params);
-  case CS_OP_MATMUL:
-    return sizeof(cs_matmul_params);
-  case CS_OP_ROPE:
-    return sizeof(cs_rope_params);
-  case CS_OP_ATTENTION_PAGED:
-    return sizeof(cs_attention_params);
-  case CS_OP_MOE_ROUTE:
-    return sizeof(cs_moe_route_params);
-  default:
-    return 0;
-  }
 }
 
 /* Reads one op with its operands and params into their places. */
@@ -80,7 +63,7 @@ static cs_status read_op(const void *from, cs_op *op, cs_tensor *operands, void 
   }
   op->operands = operands;
   op->operand_stride = sizeof(cs_tensor);
-  const uint32_t bytes = params_bytes(op->id);
+  const uint32_t bytes = params_bytes[op->id];
   if (bytes && !op->params)
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s: no params", name);
   if (bytes) status = cs_sdk_struct_read(params, bytes, op->params, error);

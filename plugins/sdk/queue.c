@@ -312,6 +312,17 @@ static void queue_append(cs_sdk_queue *queue, queue_node *node) {
   pthread_mutex_unlock(&queue->mutex);
 }
 
+static cs_status push_command(cs_sdk_queue *queue, cs_sdk_command command, const void *payload,
+                              size_t payload_bytes, cs_error *error) {
+  queue_node *node = node_create(queue, payload_bytes);
+  if (!node) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory to enqueue a command");
+  node->kind = NODE_COMMAND;
+  node->command = command;
+  if (payload_bytes) memcpy(node->payload, payload, payload_bytes);
+  queue_append(queue, node);
+  return CS_OK;
+}
+
 cs_status cs_sdk_queue_push(cs_sdk_queue *queue, cs_sdk_command command, const void *payload,
                             size_t payload_bytes, cs_error *error) {
   if (payload_bytes > QUEUE_PAYLOAD_BYTES)
@@ -322,13 +333,12 @@ cs_status cs_sdk_queue_push(cs_sdk_queue *queue, cs_sdk_command command, const v
   if (queue->poisoned && error) cs_sdk_struct_write(error, &queue->poison, sizeof queue->poison);
   pthread_mutex_unlock(&queue->mutex);
   if (poison != CS_OK) return poison;
-  queue_node *node = node_create(queue, payload_bytes);
-  if (!node) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory to enqueue a command");
-  node->kind = NODE_COMMAND;
-  node->command = command;
-  if (payload_bytes) memcpy(node->payload, payload, payload_bytes);
-  queue_append(queue, node);
-  return CS_OK;
+  return push_command(queue, command, payload, payload_bytes, error);
+}
+
+cs_status cs_sdk_queue_retire(cs_sdk_queue *queue, cs_sdk_command command, void *owned,
+                              cs_error *error) {
+  return push_command(queue, command, &owned, sizeof owned, error);
 }
 
 static cs_status push_timeline(cs_sdk_queue *queue, node_kind kind, cs_sdk_timeline *timeline,

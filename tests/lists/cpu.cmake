@@ -1,4 +1,4 @@
-foreach(name sdk_structs_test sdk_timeline_test sdk_queue_test)
+foreach(name sdk_structs_test sdk_timeline_test sdk_queue_test sdk_driver_test)
   consort_add_unit_test(${name} consort_sdk)
 endforeach()
 

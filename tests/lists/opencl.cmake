@@ -10,7 +10,8 @@ if(TARGET consort_plugin_opencl)
   get_target_property(opencl_sources consort_plugin_opencl SOURCES)
   add_library(opencl_inline MODULE ${opencl_sources} unit/opencl_inline_queue.c)
   add_dependencies(opencl_inline consort_plugin_opencl)
-  target_include_directories(opencl_inline PRIVATE ${PROJECT_SOURCE_DIR}/backends/opencl)
+  target_include_directories(opencl_inline PRIVATE ${PROJECT_SOURCE_DIR}/backends/opencl
+                                                       ${PROJECT_SOURCE_DIR}/plugins/sdk)
   target_compile_definitions(opencl_inline PRIVATE CL_TARGET_OPENCL_VERSION=120)
   target_link_libraries(opencl_inline PRIVATE consort_options consort_clc OpenCL::OpenCL
                                               Threads::Threads m)

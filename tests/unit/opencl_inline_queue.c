@@ -1,7 +1,7 @@
 /* The SDK's queue without a thread: a command runs when it is pushed. Linked into a copy of the
  * OpenCL plugin for oclgrind, whose check for uninitialized values follows host copies only on the
  * thread that made the context. Good for lists of commands that wait for nothing from outside. */
-#include "consort/sdk.h"
+#include "timeline.h"
 
 #include <string.h>
 
@@ -37,6 +37,11 @@ cs_status cs_sdk_queue_push(cs_sdk_queue *queue, cs_sdk_command command, const v
   if (queue->status == CS_OK) queue->status = command(queue->options.context, copy, &queue->error);
   if (queue->options.release) queue->options.release(queue->options.context, command, copy);
   return CS_OK;
+}
+
+cs_status cs_sdk_queue_retire(cs_sdk_queue *queue, cs_sdk_command command, void *owned,
+                              cs_error *error) {
+  return cs_sdk_queue_push(queue, command, &owned, sizeof owned, error);
 }
 
 cs_status cs_sdk_queue_wait(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint64_t value,

@@ -151,6 +151,16 @@ typedef struct cs_moe_route_params {
   float scale;
 } cs_moe_route_params;
 
+/* X(ID, params struct) for the ops that have params; all others have none. A receiver reads as many
+ * bytes as its own header says, by the struct size rule; params are never NULL for these ops. */
+#define CS_OP_PARAMS_TABLE(X)                                                                      \
+  X(GATHER_ROWS, cs_gather_rows_params)                                                            \
+  X(RMS_NORM, cs_rms_norm_params)                                                                  \
+  X(MATMUL, cs_matmul_params)                                                                      \
+  X(ROPE, cs_rope_params)                                                                          \
+  X(ATTENTION_PAGED, cs_attention_params)                                                          \
+  X(MOE_ROUTE, cs_moe_route_params)
+
 /* kv_gather and kv_scatter move the tokens range[0] (first) to range[0] + range[1] - 1 of one
  * sequence, counted from the start of block_table. wire holds elements of its dtype, converted
  * from the cache's where they differ (the error class is then EXACT for the rounded value).

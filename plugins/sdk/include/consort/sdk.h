@@ -5,10 +5,14 @@
  *   queue      the stream of the ABI, for drivers that cannot wait before a signal: a thread takes
  *              commands in order and submits each when its waits are over (deferred submission)
  *   ops        a deep, checked copy of an op list, to enqueue or to replay
+ *   checks     of operands, with the reason in words
+ *
+ * consort/sdk_driver.h puts them together to whole tables.
  */
 #ifndef CONSORT_SDK_H
 #define CONSORT_SDK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "consort/plugin.h"
@@ -46,6 +50,27 @@ uint64_t cs_sdk_tensor_columns(const cs_tensor *tensor);
 uint64_t cs_sdk_dtype_bytes(uint32_t dtype, uint64_t n);
 /* Bytes from one row to the next, the dense distance where row_stride_bytes is 0. */
 uint64_t cs_sdk_tensor_stride(const cs_tensor *tensor);
+/* Bytes of the unit that offsets and strides are whole multiples of: an element, or one byte of a
+ * block format. */
+uint64_t cs_sdk_dtype_unit(uint32_t dtype);
+
+/* ---- checks ---- */
+
+#define CS_SDK_REASON_BYTES 96 /* of `reason` below: what cs_op_answer.reason holds */
+
+/* Writes a reason and returns false. */
+bool cs_sdk_refuse(char *reason, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Whether a plain operand has one of the dtypes (a mask of CS_DTYPE_BIT) and (rows, columns) whole
+ * elements in rows that do not overlap, extents and columns below 2^31; `reason` names it and says
+ * why not. */
+bool cs_sdk_check_tensor(const cs_tensor *tensor, const char *name, uint64_t dtypes, uint64_t rows,
+                         uint64_t columns, char *reason);
+/* The same for `columns` contiguous elements, however they are cut into rows. */
+bool cs_sdk_check_vector(const cs_tensor *tensor, const char *name, uint64_t dtypes,
+                         uint64_t columns, char *reason);
+/* Whether a tensor that was checked before lies within memory of so many bytes. */
+bool cs_sdk_check_window(const cs_tensor *tensor, const char *name, uint64_t memory_bytes,
+                         char *reason);
 
 /* ---- timeline ---- */
 
@@ -83,8 +108,8 @@ typedef struct cs_sdk_queue_options {
   /* Optional: called last, from whichever thread, when nothing uses context any more: frees it. */
   void (*finish)(void *context);
   /* Optional: asks the driver to give the timeline `value` when everything before is done, and
-   * returns at once, so that the queue goes on; the driver's callback signals or fails the timeline,
-   * which `signal` has retained. `drain` is then called only before a failure is told. */
+   * returns at once, so that the queue goes on; the driver's callback signals or fails the
+   * timeline, which `signal` has retained. `drain` is then called only before a failure is told. */
   cs_status (*signal)(void *context, cs_sdk_timeline *timeline, uint64_t value, cs_error *error);
 } cs_sdk_queue_options;
 

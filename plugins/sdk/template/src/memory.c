@@ -6,7 +6,7 @@
 
 cs_status memory_create(cs_plugin_device *device, uint64_t n_bytes, cs_plugin_memory **out,
                         cs_error *error) {
-  const cs_host *host = device->host;
+  const cs_host *host = device->sdk.host;
   *out = NULL;
   if (n_bytes > MEMORY_BYTES)
     return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "%llu bytes do not fit on the device",
@@ -26,8 +26,8 @@ cs_status memory_create(cs_plugin_device *device, uint64_t n_bytes, cs_plugin_me
 
 void memory_destroy(cs_plugin_device *device, cs_plugin_memory *memory) {
   if (!memory) return;
-  device->host->deallocate(device->host->context, memory->bytes);
-  device->host->deallocate(device->host->context, memory);
+  device->sdk.host->deallocate(device->sdk.host->context, memory->bytes);
+  device->sdk.host->deallocate(device->sdk.host->context, memory);
 }
 
 static cs_status memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_t kind,

@@ -1,16 +1,10 @@
 /* Ops: what the chip can do, and doing it. It begins with matmul on F32 weights without bias, soft
- * cap or residual; for all else `query` says no, and the host runs it elsewhere and reports that.
- * A yes must be kept, so that every condition `run` relies on is asked in `query`. */
+ * cap or residual; for all else `op_judge` says no, and the host runs it elsewhere and reports
+ * that. A yes must be kept, so that every condition `op_run` relies on is asked in `op_judge`. */
 #include "plugin.h"
 
 #include <stdio.h>
 #include <string.h>
-
-static void answer(cs_op_answer *out, uint32_t support, uint32_t error_class, const char *reason) {
-  cs_op_answer full = {.struct_size = sizeof full, .support = support, .error_class = error_class};
-  snprintf(full.reason, sizeof full.reason, "%s", reason);
-  cs_sdk_struct_write(out, &full, sizeof full);
-}
 
 /* Why matmul cannot take these operands, or NULL. out(n, n_out) x(n, n_in) weight(n_out, n_in). */
 static const char *matmul_refusal(const cs_op *op) {
@@ -27,18 +21,17 @@ static const char *matmul_refusal(const cs_op *op) {
   return NULL;
 }
 
-static cs_status op_query(cs_plugin_device *device, const cs_op *op, cs_op_answer *out,
-                          cs_error *error) {
-  cs_sdk_ops *copy;
-  const cs_status status = cs_sdk_ops_create(device->host, op, 1, sizeof *op, &copy, error);
-  if (status != CS_OK) return status;
-  const char *refusal = "not implemented";
-  if (copy->ops->id == CS_OP_MATMUL) refusal = matmul_refusal(copy->ops);
-  if (refusal)
-    answer(out, CS_SUPPORT_NO, 0, refusal);
-  else
-    answer(out, CS_SUPPORT_NATIVE, CS_ERROR_F32, "");
-  cs_sdk_ops_release(copy);
+cs_status op_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                   cs_error *error) {
+  (void)device;
+  (void)error;
+  const char *refusal = op->id == CS_OP_MATMUL ? matmul_refusal(op) : "not implemented";
+  if (refusal) {
+    snprintf(answer->reason, sizeof answer->reason, "%s", refusal);
+    return CS_OK;
+  }
+  answer->support = CS_SUPPORT_NATIVE;
+  answer->error_class = CS_ERROR_F32;
   return CS_OK;
 }
 
@@ -60,7 +53,7 @@ static cs_status weights_pack(cs_plugin_device *device, const cs_weight *weight,
 
 const cs_capability_table capability_table = {
     .struct_size = sizeof capability_table,
-    .op_query = op_query,
+    .op_query = cs_sdk_op_query,
     .weights_pack = weights_pack,
 };
 

@@ -60,13 +60,13 @@ static cs_status device_open(cs_plugin_instance *instance, uint32_t index, const
   const cs_host *host = instance->host;
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 8);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
-  device->host = host;
+  device->sdk = (cs_sdk_device){.host = host, .driver = &driver};
   *out = device;
   return CS_OK;
 }
 
 static void device_close(cs_plugin_device *device) {
-  if (device) device->host->deallocate(device->host->context, device);
+  if (device) device->sdk.host->deallocate(device->sdk.host->context, device);
 }
 
 static cs_status device_properties(cs_plugin_device *device, cs_device_properties *out,
@@ -96,13 +96,15 @@ static const void *table(uint32_t id, uint32_t revision) {
   case CS_TABLE_MEMORY:
     return &memory_table;
   case CS_TABLE_STREAM:
-    return &stream_table;
+    return &cs_sdk_stream_table;
   case CS_TABLE_SEMAPHORE:
-    return &semaphore_table;
+    return &cs_sdk_semaphore_table;
   case CS_TABLE_CAPABILITY:
     return &capability_table;
   case CS_TABLE_EAGER:
-    return &eager_table;
+    return &cs_sdk_eager_table;
+  case CS_TABLE_PROGRAM:
+    return &cs_sdk_program_table;
   default:
     return NULL;
   }

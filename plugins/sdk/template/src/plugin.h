@@ -2,14 +2,14 @@
 #ifndef PLUGIN_H
 #define PLUGIN_H
 
-#include "consort/sdk.h"
+#include "consort/sdk_driver.h"
 
 struct cs_plugin_instance {
   const cs_host *host; /* valid for the life of the process */
 };
 
 struct cs_plugin_device {
-  const cs_host *host;
+  cs_sdk_device sdk; /* first: the SDK's tables find `driver` through it */
 };
 
 struct cs_plugin_memory {
@@ -19,21 +19,17 @@ struct cs_plugin_memory {
 
 extern const cs_device_table device_table;
 extern const cs_memory_table memory_table;
-extern const cs_stream_table stream_table;
-extern const cs_semaphore_table semaphore_table;
 extern const cs_capability_table capability_table;
-extern const cs_eager_table eager_table;
+extern const cs_sdk_driver driver; /* streams, semaphores, ops and programs over the SDK */
 
 /* Allocates and frees memory for ops: also what weights_pack returns. */
 cs_status memory_create(cs_plugin_device *device, uint64_t n_bytes, cs_plugin_memory **out,
                         cs_error *error);
 void memory_destroy(cs_plugin_device *device, cs_plugin_memory *memory);
 
-/* Runs one op that capability_table said yes to. On the stream's thread. */
+/* op_query for one op, and running one op that it said yes to, on the stream's thread. */
+cs_status op_judge(cs_plugin_device *device, const cs_op *op, cs_op_answer *answer,
+                   cs_error *error);
 cs_status op_run(const cs_op *op, cs_error *error);
-
-/* For ops_enqueue: the queue that carries a stream's commands. */
-cs_sdk_queue *stream_queue(cs_plugin_stream *stream);
-cs_plugin_device *stream_device(cs_plugin_stream *stream);
 
 #endif

@@ -1,28 +1,30 @@
-/* Semaphores are the SDK's timelines: CUDA's own are binary events, or need another driver's help.
- */
-#include "cuda_plugin.h"
+/* Ready semaphores: a timeline and the device it belongs to, so that a stream of another device can
+ * be told apart from one of this. */
+#include "semaphore.h"
 
 static cs_status semaphore_create(cs_plugin_device *device, uint64_t initial,
                                   cs_plugin_semaphore **out, cs_error *error) {
   *out = NULL;
-  const cs_host *host = device->host;
+  const cs_host *host = cs_sdk_device_of(device)->host;
   cs_plugin_semaphore *semaphore = host->allocate(host->context, sizeof *semaphore, 16);
-  if (!semaphore) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a semaphore");
+  if (!semaphore) goto err_none;
+  semaphore->host = host;
   semaphore->device = device;
   semaphore->timeline = cs_sdk_timeline_create(host, initial);
-  if (!semaphore->timeline) {
-    host->deallocate(host->context, semaphore);
-    return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a semaphore");
-  }
+  if (!semaphore->timeline) goto err_free;
   *out = semaphore;
   return CS_OK;
+
+err_free:
+  host->deallocate(host->context, semaphore);
+err_none:
+  return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a semaphore");
 }
 
 static void semaphore_destroy(cs_plugin_semaphore *semaphore) {
   if (!semaphore) return;
-  const cs_host *host = semaphore->device->host;
   cs_sdk_timeline_destroy(semaphore->timeline);
-  host->deallocate(host->context, semaphore);
+  semaphore->host->deallocate(semaphore->host->context, semaphore);
 }
 
 static cs_status semaphore_query(cs_plugin_semaphore *semaphore, uint64_t *value, cs_error *error) {
@@ -45,10 +47,10 @@ static cs_status semaphore_fail(cs_plugin_semaphore *semaphore, const cs_error *
   return cs_sdk_timeline_fail(semaphore->timeline, reason);
 }
 
-const cs_semaphore_table cuda_semaphore_table = {.struct_size = sizeof(cs_semaphore_table),
-                                                 .semaphore_create = semaphore_create,
-                                                 .semaphore_destroy = semaphore_destroy,
-                                                 .semaphore_query = semaphore_query,
-                                                 .semaphore_wait = semaphore_wait,
-                                                 .semaphore_signal = semaphore_signal,
-                                                 .semaphore_fail = semaphore_fail};
+const cs_semaphore_table cs_sdk_semaphore_table = {.struct_size = sizeof(cs_semaphore_table),
+                                                   .semaphore_create = semaphore_create,
+                                                   .semaphore_destroy = semaphore_destroy,
+                                                   .semaphore_query = semaphore_query,
+                                                   .semaphore_wait = semaphore_wait,
+                                                   .semaphore_signal = semaphore_signal,
+                                                   .semaphore_fail = semaphore_fail};
