@@ -20,6 +20,7 @@ static const command commands[] = {
     {"run", cli_run, "generate text"},
     {"tokenize", cli_tokenize, "token ids and pieces of a text"},
     {"logits", cli_logits, "write the logits of given tokens to a .npy file"},
+    {"eval", cli_eval, "perplexity of a text, and how two placements or files differ"},
     {"bench", cli_bench, "measure tokens per second, and the share of the device's limits"},
     {"plan", cli_plan, "predict and compare placements"},
     {"cts", cli_cts, "prove a plugin with the conformance kit"},

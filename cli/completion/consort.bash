@@ -17,24 +17,24 @@ _consort() {
 
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W \
-      "devices info run tokenize logits bench plan cts new-plugin --version --help" -- "$current")
+      "devices info run tokenize logits eval bench plan cts new-plugin --version --help" -- "$current")
     return
   fi
 
   case $previous in
-    --prefill | --decode | --device)
+    --prefill | --decode | --device | --against-prefill | --against-decode)
       mapfile -t COMPREPLY < <(compgen -W "$(_consort_devices)" -- "$current")
       if declare -F __ltrim_colon_completions >/dev/null; then
         __ltrim_colon_completions "$current"
       fi
       return ;;
-    --kv-dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8" -- "$current"); return ;;
+    --kv-dtype | --against-kv-dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8" -- "$current"); return ;;
     --fallback) mapfile -t COMPREPLY < <(compgen -W "strict warn allow" -- "$current"); return ;;
     --shape)
       mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
     --format)
       mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0" -- "$current"); return ;;
-    -o | --output) mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    -o | --output | -f | --file | --against-model) mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
   esac
 
   local options
@@ -45,6 +45,8 @@ _consort() {
                   --logprobs --stats --json" ;;
     tokenize) options="--no-special --json" ;;
     logits) options="--tokens --device $placement --split -o --output" ;;
+    eval) options="-f --file --ctx --skip --windows $placement --compare --against-model
+                   --against-prefill --against-decode --against-kv-dtype --nmse-limit --json" ;;
     bench) options="--shape --format $placement -p --n-prompt -n --n-output -b --batch
                     -r --repetitions --json" ;;
     plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot

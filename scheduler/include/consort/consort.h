@@ -341,6 +341,53 @@ CONSORT_API cs_status consort_generate_from_tokens(consort_session *session, con
 CONSORT_API cs_status consort_logits(consort_session *session, const int32_t *tokens,
                                      size_t n_tokens, size_t split, float *out, cs_error *error);
 
+/* ---- evaluation ---- */
+
+typedef struct consort_evaluate_options {
+  uint32_t struct_size;
+  uint32_t n_window; /* tokens a window; 0: 512, or all tokens when they are fewer */
+  /* Rows at the beginning of each window that are not scored. With a prefill device of its own
+   * these are its rows; the scored ones come from the decode device on transferred KV.
+   * UINT32_MAX: half the window. */
+  uint32_t n_skip;
+  uint32_t n_windows; /* at most; 0: all */
+  /* Likeliest tokens may differ where the reference's two best logits are nearer than
+   * 6 sqrt(nmse_limit) RMS(logits); 0: 3e-4. */
+  double nmse_limit;
+  /* Told after each window; may be NULL. A non-zero return ends it with CS_CANCELLED. */
+  int (*progress)(void *user, uint32_t n_done, uint32_t n_windows, double perplexity);
+  void *progress_user;
+} consort_evaluate_options;
+
+typedef struct consort_evaluate_result {
+  uint32_t struct_size;
+  uint32_t n_windows;
+  uint64_t n_tokens;     /* scored */
+  uint64_t n_text_bytes; /* of these */
+  double perplexity;
+  double perplexity_error; /* standard error */
+  double bits_per_byte;    /* NaN without a tokenizer */
+  /* Against another session, the first being the reference; zero without one. */
+  uint64_t n_same_top; /* rows with the same likeliest token */
+  uint64_t n_near_ties;
+  uint64_t n_clear_differences; /* rows whose likeliest tokens differ without a near tie */
+  double against_perplexity;
+  double kl_mean; /* KL(reference || against) of a row, nats */
+  double kl_median;
+  double kl_p99;
+  double kl_max;
+  double nmse; /* of the logits */
+} consort_evaluate_result;
+
+/* Perplexity of a text in windows that follow each other; a rest that fills no window is left out.
+ * When the first token is the model's BOS, it takes the place of each window's first token (the
+ * rule of llama.cpp's perplexity tool). `against`, or NULL, is compared row by row: same
+ * vocabulary, any placement, any file. Both sessions hold n_window tokens. */
+CONSORT_API cs_status consort_evaluate(consort_session *session, consort_session *against,
+                                       const int32_t *tokens, size_t n_tokens,
+                                       const consort_evaluate_options *options,
+                                       consort_evaluate_result *out, cs_error *error);
+
 /* ---- benchmark ---- */
 
 typedef struct consort_bench_options {
