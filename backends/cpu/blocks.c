@@ -99,19 +99,26 @@ static void read_6k(const unsigned char *from, file_block *to) {
 
 /* ---- panels ---- */
 
-/* One block of one column; the panel's bytes are zero before. */
+/* One block of one column. Four quants are moved at a time; no sum here carries into a neighbour.
+ */
 static void store_quants(uint32_t bits, const uint8_t *from, uint32_t c, unsigned char *quants) {
-  for (uint32_t i = 0; i < CPU_BLOCK; i++) {
-    const uint32_t j = i / 4, at = c * 4 + i % 4;
-    if (bits == 8) {
-      quants[j * 64 + at] = from[i];
-      continue;
-    }
-    const unsigned upper = from[i] >> 4;
-    quants[j % 4 * 64 + at] |= (unsigned char)((from[i] & 15) << (j < 4 ? 0 : 4));
-    if (bits == 5) quants[256 + at] |= (unsigned char)(upper << j);
-    if (bits == 6) quants[256 + j / 4 * 64 + at] |= (unsigned char)(upper << 2 * (j % 4));
+  const uint32_t nibbles = UINT32_C(0x0f0f0f0f);
+  uint32_t words[8], upper[2] = {0, 0};
+  memcpy(words, from, sizeof words);
+  unsigned char *at = quants + (size_t)c * 4;
+  if (bits == 8) {
+    for (uint32_t j = 0; j < 8; j++)
+      memcpy(at + j * 64, &words[j], 4);
+    return;
   }
+  for (uint32_t j = 0; j < 4; j++) {
+    const uint32_t pair = (words[j] & nibbles) | (words[j + 4] & nibbles) << 4;
+    memcpy(at + j * 64, &pair, 4);
+  }
+  for (uint32_t j = 0; bits != 4 && j < 8; j++)
+    upper[bits == 6 ? j / 4 : 0] |= (words[j] >> 4 & nibbles) << (bits == 6 ? 2 * (j % 4) : j);
+  if (bits != 4) memcpy(at + 256, &upper[0], 4);
+  if (bits == 6) memcpy(at + 320, &upper[1], 4);
 }
 
 static void store_half(unsigned char *at, uint32_t c, uint16_t half) {
@@ -130,7 +137,7 @@ static void store_scales(cpu_scales kind, const file_block *from, uint32_t c, un
 }
 
 void cpu_block_pack(const cpu_block_format *format, const unsigned char *from, size_t first,
-                    uint32_t c, unsigned char *quants, unsigned char *scales) {
+                    uint32_t c, unsigned char *panel) {
   file_block block;
   if (format->scales == CPU_SCALES_K)
     read_k(format, from, &block);
@@ -138,10 +145,13 @@ void cpu_block_pack(const cpu_block_format *format, const unsigned char *from, s
     read_6k(from, &block);
   else
     read_plain(format, from, &block);
-  const size_t quant_bytes = cpu_quant_bytes(format->bits);
+  const size_t in_group = first % cpu_group_blocks(format->scales);
+  unsigned char *group = panel + cpu_blocks_bytes(format->bits, format->scales, first - in_group);
   for (size_t b = 0; b < format->file_blocks; b++)
-    store_quants(format->bits, block.quants + b * CPU_BLOCK, c, quants + (first + b) * quant_bytes);
-  store_scales(format->scales, &block, c, scales + cpu_scale_bytes(format->scales, first));
+    store_quants(format->bits, block.quants + b * CPU_BLOCK, c,
+                 group + (in_group + b) * cpu_quant_bytes(format->bits));
+  store_scales(format->scales, &block, c,
+               group + cpu_group_scales(format->bits, format->scales) + 32 * in_group);
 }
 
 int32_t cpu_block_quant(uint32_t bits, const unsigned char *quants, uint32_t c, uint32_t i) {
@@ -162,28 +172,28 @@ static float load_half(const unsigned char *at, uint32_t c) {
 
 float cpu_block_scale(cpu_scales kind, const unsigned char *scales, size_t b, uint32_t c,
                       uint32_t half) {
-  if (kind == CPU_SCALES_F16 || kind == CPU_SCALES_F16_MIN)
-    return load_half(scales + cpu_scale_bytes(kind, b), c);
-  const size_t in_super = b % CPU_SUPER;
-  const unsigned char *at = scales + cpu_scale_bytes(kind, b - in_super);
-  if (kind == CPU_SCALES_K) return load_half(at, c) * (float)at[64 + 16 * in_super + c];
-  return load_half(at, c) * (float)(int8_t)at[32 + 16 * (2 * in_super + half) + c];
+  if (kind == CPU_SCALES_F16) return load_half(scales + 32 * b, c);
+  const float d = load_half(scales, c);
+  if (kind == CPU_SCALES_F16_MIN) return d;
+  if (kind == CPU_SCALES_K) return d * (float)scales[64 + 16 * b + c];
+  return d * (float)(int8_t)scales[32 + 16 * (2 * b + half) + c];
 }
 
 float cpu_block_min(cpu_scales kind, const unsigned char *scales, size_t b, uint32_t c) {
-  if (kind == CPU_SCALES_F16_MIN) return load_half(scales + cpu_scale_bytes(kind, b) + 32, c);
+  if (kind == CPU_SCALES_F16_MIN) return load_half(scales + 32, c);
   if (kind != CPU_SCALES_K) return 0;
-  const size_t in_super = b % CPU_SUPER;
-  const unsigned char *at = scales + cpu_scale_bytes(kind, b - in_super);
-  return -load_half(at + 32, c) * (float)at[192 + 16 * in_super + c];
+  return -load_half(scales + 32, c) * (float)scales[192 + 16 * b + c];
 }
 
-void cpu_block_values(const cpu_block_format *format, const unsigned char *quants,
-                      const unsigned char *scales, size_t b, uint32_t c, float *out) {
-  const unsigned char *block = quants + b * cpu_quant_bytes(format->bits);
-  const float min = cpu_block_min(format->scales, scales, b, c);
+void cpu_block_values(const cpu_block_format *format, const unsigned char *panel, size_t b,
+                      uint32_t c, float *out) {
+  const size_t in_group = b % cpu_group_blocks(format->scales);
+  const unsigned char *group = panel + cpu_blocks_bytes(format->bits, format->scales, b - in_group);
+  const unsigned char *block = group + in_group * cpu_quant_bytes(format->bits);
+  const unsigned char *scales = group + cpu_group_scales(format->bits, format->scales);
+  const float min = cpu_block_min(format->scales, scales, in_group, c);
   for (uint32_t i = 0; i < CPU_BLOCK; i++) {
-    const float scale = cpu_block_scale(format->scales, scales, b, c, i / 16);
+    const float scale = cpu_block_scale(format->scales, scales, in_group, c, i / 16);
     const int32_t quant = cpu_block_quant(format->bits, block, c, i) - format->zero;
     out[i] = scale * (float)quant + min;
   }

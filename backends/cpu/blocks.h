@@ -1,15 +1,17 @@
 /* Weights in blocks with a scale, GGUF's formats: how a panel of 16 columns holds them, and the
  * inner loops over them, one table an instruction set.
  *
- * A weight is scale * quant - scale * zero, or scale * quant + min; quants are unsigned. Quants of
- * a panel lie block by block (32 elements of 16 columns). Word j of column c is its elements 4j to
- * 4j + 3; a vector is one word of all columns, 64 bytes. A block of
+ * A weight is scale * quant - scale * zero, or scale * quant + min; quants are unsigned. A panel is
+ * a row of groups: the quants of some blocks (32 elements of 16 columns), then their scales, padded
+ * to cache lines. So a panel is one stream of bytes, which is what a single row of x needs to read
+ * at the memory's rate. Word j of column c is its elements 4j to 4j + 3; a vector is one word of
+ * all columns, 64 bytes. A block of
  *   8 bits        8 vectors, one a word
  *   4, 5, 6 bits  4 vectors: words 0 to 3 in low nibbles, 4 to 7 in high nibbles; then
  *   5 bits        a vector whose byte bits j are the fifth bits of word j
  *   6 bits        two vectors, words 0 to 3 and 4 to 7, whose bits 2(j % 4), 2(j % 4) + 1 are the
  *                 upper bits of word j
- * Scales follow the quants of the whole panel, see cpu_scales. */
+ * For the scales see cpu_scales; a last group that is not full ends in zeros. */
 #ifndef CPU_BLOCKS_H
 #define CPU_BLOCKS_H
 
@@ -35,9 +37,10 @@ enum {
   CPU_N_BLOCK_FORMATS,
 };
 
+/* The scales of a group. */
 typedef enum cpu_scales {
-  CPU_SCALES_F16,     /* a block: f16 scale[16] */
-  CPU_SCALES_F16_MIN, /* a block: f16 scale[16], f16 min[16] */
+  CPU_SCALES_F16,     /* 2 blocks: f16 scale[2][16] */
+  CPU_SCALES_F16_MIN, /* 1 block: f16 scale[16], f16 min[16] */
   /* 8 blocks: f16 d[16], f16 d_min[16], u8 s[8][16], u8 m[8][16]; scale d * s, min -d_min * m */
   CPU_SCALES_K,
   /* 8 blocks: f16 d[16], i8 s[16][16]; scale d * s of each half of a block */
@@ -66,18 +69,24 @@ static inline size_t cpu_quant_bytes(uint32_t bits) {
   return bits == 8 ? 512 : 256 + (bits - 4) * 64;
 }
 
-/* Bytes of the scales of n_blocks blocks, a multiple of CPU_SUPER for the K formats. */
-static inline size_t cpu_scale_bytes(cpu_scales scales, size_t n_blocks) {
-  switch (scales) {
-  case CPU_SCALES_F16:
-    return n_blocks * 32;
-  case CPU_SCALES_F16_MIN:
-    return n_blocks * 64;
-  case CPU_SCALES_K:
-    return n_blocks / CPU_SUPER * 320;
-  default:
-    return n_blocks / CPU_SUPER * 288;
-  }
+static inline size_t cpu_group_blocks(cpu_scales scales) {
+  if (scales == CPU_SCALES_F16) return 2;
+  return scales == CPU_SCALES_F16_MIN ? 1 : CPU_SUPER;
+}
+
+/* Where in a group its scales begin, and the bytes that they take with their padding. */
+static inline size_t cpu_group_scales(uint32_t bits, cpu_scales scales) {
+  return cpu_group_blocks(scales) * cpu_quant_bytes(bits);
+}
+static inline size_t cpu_scale_bytes(cpu_scales scales) {
+  return scales == CPU_SCALES_F16 || scales == CPU_SCALES_F16_MIN ? 64 : 320;
+}
+
+/* Bytes of n_blocks blocks of a panel. */
+static inline size_t cpu_blocks_bytes(uint32_t bits, cpu_scales scales, size_t n_blocks) {
+  const size_t group = cpu_group_blocks(scales);
+  return (n_blocks + group - 1) / group *
+         (cpu_group_scales(bits, scales) + cpu_scale_bytes(scales));
 }
 
 /* ---- activations ---- */
@@ -124,12 +133,12 @@ typedef struct cpu_block_kernels {
                        cpu_x_extra extra, int32_t offset, void *panel);
 
   /* out[r * 16 + c] for a panel of x, up to 12 rows, and one of weights. */
-  void (*tile[CPU_N_BLOCK_FORMATS])(uint32_t rows, const void *panel, const void *quants,
-                                    const void *scales, size_t n_blocks, float *out);
+  void (*tile[CPU_N_BLOCK_FORMATS])(uint32_t rows, const void *panel, const void *weights,
+                                    size_t n_blocks, float *out);
 
-  /* The values of a panel of weights: out[i * 16 + c] for 32 * n_blocks elements i. */
-  void (*floats[CPU_N_BLOCK_FORMATS])(const void *quants, const void *scales, size_t n_blocks,
-                                      float *out);
+  /* The values of a panel of weights, or of whole groups of it: out[i * 16 + c] for 32 * n_blocks
+   * elements i. */
+  void (*floats[CPU_N_BLOCK_FORMATS])(const void *weights, size_t n_blocks, float *out);
 } cpu_block_kernels;
 
 extern const cpu_block_kernels cpu_blocks_generic;
@@ -149,14 +158,15 @@ extern const cpu_block_kernels cpu_blocks_avx512;
 
 /* ---- packing ---- */
 
-/* Writes one file block of a row, block `first` on, into column c of a panel. */
+/* Writes one file block of a row, block `first` on, into column c of a panel whose bytes are zero.
+ */
 void cpu_block_pack(const cpu_block_format *format, const unsigned char *file_block, size_t first,
-                    uint32_t c, unsigned char *quants, unsigned char *scales);
+                    uint32_t c, unsigned char *panel);
 /* The 32 values of block b of column c. */
-void cpu_block_values(const cpu_block_format *format, const unsigned char *quants,
-                      const unsigned char *scales, size_t b, uint32_t c, float *out);
+void cpu_block_values(const cpu_block_format *format, const unsigned char *panel, size_t b,
+                      uint32_t c, float *out);
 
-/* Quant of element i of column c in one block; its scale and min. */
+/* Quant of element i of column c in one block; scale and min of block b of a group. */
 int32_t cpu_block_quant(uint32_t bits, const unsigned char *quants, uint32_t c, uint32_t i);
 float cpu_block_scale(cpu_scales kind, const unsigned char *scales, size_t b, uint32_t c,
                       uint32_t half);

@@ -100,10 +100,11 @@ INLINE __m256 halves(const char *from) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
 }
 
-/* Scales and minima of block b of a super block, or of a block by itself; columns 8 * side on. */
+/* Scales and minima of block b of a group; columns 8 * side on. */
 INLINE __m256 scale_of(const cpu_scales kind, const char *scales, size_t b, int half, int side) {
+  if (kind == CPU_SCALES_F16 || kind == CPU_SCALES_F16_MIN)
+    return halves(scales + 32 * b + 16 * side);
   const __m256 d = halves(scales + 16 * side);
-  if (kind == CPU_SCALES_F16 || kind == CPU_SCALES_F16_MIN) return d;
   const char *at = scales + 8 * side;
   at += kind == CPU_SCALES_K ? 64 + 16 * b : 32 + 16 * (2 * b + (size_t)half);
   const __m128i bytes = _mm_loadl_epi64((const __m128i *)at);
@@ -152,34 +153,34 @@ INLINE void block_step(const int rows, const uint32_t bits, const cpu_scales kin
 }
 
 INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kind, uint32_t first,
-                       uint32_t panel_rows, int side, const char *x, const char *quants,
-                       const char *scales, size_t n_blocks, float *out) {
+                       uint32_t panel_rows, int side, const char *x, const char *weights,
+                       size_t n_blocks, float *out) {
   __m256 sums[3];
   UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm256_setzero_ps();
-  const char *weights = quants + 32 * side;
-  const size_t group = kind == CPU_SCALES_K || kind == CPU_SCALES_HALVES ? CPU_SUPER : 1;
-  for (size_t begin = 0; begin < n_blocks; begin += group) {
-    for (size_t b = 0; b < group; b++) {
-      block_step(rows, bits, kind, first, panel_rows, side, x, weights, scales, b, sums);
+  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
+  while (n_blocks > 0) {
+    const char *scales = weights + group * quant_bytes;
+    const size_t n = n_blocks < group ? n_blocks : group;
+    for (size_t b = 0; b < n; b++) {
+      block_step(rows, bits, kind, first, panel_rows, side, x,
+                 weights + b * quant_bytes + 32 * side, scales, b, sums);
       x += cpu_x_block_bytes(cpu_x_extra_of(kind), panel_rows);
-      weights += cpu_quant_bytes(bits);
     }
-    scales += cpu_scale_bytes(kind, group);
+    weights = scales + cpu_scale_bytes(kind);
+    n_blocks -= n;
   }
   UNROLL for (int r = 0; r < rows; r++)
       _mm256_storeu_ps(out + CPU_PANEL_COLUMNS * (first + (uint32_t)r) + 8 * side, sums[r]);
 }
 
 INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows, const void *panel,
-                       const void *quants, const void *scales, size_t n_blocks, float *out) {
+                       const void *weights, size_t n_blocks, float *out) {
   for (int side = 0; side < 2; side++) {
     uint32_t r = 0;
     for (; r + 3 <= rows; r += 3)
-      block_rows(3, bits, kind, r, rows, side, panel, quants, scales, n_blocks, out);
-    if (rows - r == 2)
-      block_rows(2, bits, kind, r, rows, side, panel, quants, scales, n_blocks, out);
-    if (rows - r == 1)
-      block_rows(1, bits, kind, r, rows, side, panel, quants, scales, n_blocks, out);
+      block_rows(3, bits, kind, r, rows, side, panel, weights, n_blocks, out);
+    if (rows - r == 2) block_rows(2, bits, kind, r, rows, side, panel, weights, n_blocks, out);
+    if (rows - r == 1) block_rows(1, bits, kind, r, rows, side, panel, weights, n_blocks, out);
   }
 }
 
@@ -202,26 +203,27 @@ INLINE void block_floats(const uint32_t bits, const cpu_scales kind, int32_t zer
 }
 
 INLINE void panel_floats(const uint32_t bits, const cpu_scales kind, int32_t zero,
-                         const char *weights, const char *scales, size_t n_blocks, float *out) {
-  const size_t group = kind == CPU_SCALES_K || kind == CPU_SCALES_HALVES ? CPU_SUPER : 1;
-  for (size_t begin = 0; begin < n_blocks; begin += group) {
-    for (size_t b = 0; b < group; b++) {
+                         const char *weights, size_t n_blocks, float *out) {
+  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
+  while (n_blocks > 0) {
+    const char *scales = weights + group * quant_bytes;
+    const size_t n = n_blocks < group ? n_blocks : group;
+    for (size_t b = 0; b < n; b++, out += CPU_BLOCK * CPU_PANEL_COLUMNS)
       for (int side = 0; side < 2; side++)
-        block_floats(bits, kind, zero, side, weights + 32 * side, scales, b, out + 8 * side);
-      weights += cpu_quant_bytes(bits);
-      out += CPU_BLOCK * CPU_PANEL_COLUMNS;
-    }
-    scales += cpu_scale_bytes(kind, group);
+        block_floats(bits, kind, zero, side, weights + b * quant_bytes + 32 * side, scales, b,
+                     out + 8 * side);
+    weights = scales + cpu_scale_bytes(kind);
+    n_blocks -= n;
   }
 }
 
 #define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *quants,                    \
-                          const void *scales, size_t n_blocks, float *out) {                       \
-    block_tile(bits, kind, rows, panel, quants, scales, n_blocks, out);                            \
+  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
+                          float *out) {                                                            \
+    block_tile(bits, kind, rows, panel, weights, n_blocks, out);                                   \
   }                                                                                                \
-  static void floats_##name(const void *quants, const void *scales, size_t n_blocks, float *out) { \
-    panel_floats(bits, kind, cpu_block_formats[index].zero, quants, scales, n_blocks, out);        \
+  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
+    panel_floats(bits, kind, cpu_block_formats[index].zero, weights, n_blocks, out);               \
   }
 
 CPU_BLOCK_TABLE(BLOCK_KERNELS)

@@ -9,6 +9,9 @@
 #include "avx512.h"
 #include "kernels.h"
 
+#define PREFETCH_BYTES 6144
+#define PREFETCH_ROWS  4
+
 static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
                          cpu_x_extra extra, int32_t offset, void *panel) {
   const __m512 infinity = _mm512_set1_ps(INFINITY);
@@ -62,9 +65,9 @@ INLINE __m512 halves(const char *from) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
 
-/* Of block b of a super block, or of a block by itself. */
+/* Of block b of a group. */
 INLINE __m512 scale_of(const cpu_scales kind, const char *scales, size_t b, int half) {
-  if (kind == CPU_SCALES_F16 || kind == CPU_SCALES_F16_MIN) return halves(scales);
+  if (kind == CPU_SCALES_F16 || kind == CPU_SCALES_F16_MIN) return halves(scales + 32 * b);
   const char *at = scales + (kind == CPU_SCALES_K ? 64 + 16 * b : 32 + 16 * (2 * b + (size_t)half));
   const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
   const __m512i whole =
@@ -108,20 +111,31 @@ INLINE void block_step(const int rows, const uint32_t bits, const cpu_scales kin
       _mm512_fmadd_ps(min, broadcast(extras + 4 * r), sums[r]);
 }
 
+/* Few rows wait for memory. The processor's own prefetcher stops at pages and does not look as far
+ * ahead as a core can have lines on their way; this fetches into the second-level cache. */
+INLINE void prefetch_ahead(const int rows, const char *at, size_t bytes) {
+  if (rows > PREFETCH_ROWS) return;
+  UNROLL for (size_t line = 0; line < bytes; line += 64)
+      _mm_prefetch(at + PREFETCH_BYTES + line, _MM_HINT_T1);
+}
+
 INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kind,
-                       const void *panel, const void *quants, const char *scales, size_t n_blocks,
-                       float *out) {
+                       const void *panel, const char *weights, size_t n_blocks, float *out) {
   __m512 sums[CPU_PANEL_ROWS];
   UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
-  const char *x = panel, *weights = quants;
-  const size_t group = kind == CPU_SCALES_K || kind == CPU_SCALES_HALVES ? CPU_SUPER : 1;
-  for (size_t first = 0; first < n_blocks; first += group) {
-    for (size_t b = 0; b < group; b++) {
+  const char *x = panel;
+  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
+  while (n_blocks > 0) {
+    const char *scales = weights + group * quant_bytes;
+    const size_t n = n_blocks < group ? n_blocks : group;
+    for (size_t b = 0; b < n; b++, weights += quant_bytes) {
+      prefetch_ahead(rows, weights, quant_bytes);
       block_step(rows, bits, kind, x, weights, scales, b, sums);
       x += cpu_x_block_bytes(cpu_x_extra_of(kind), (size_t)rows);
-      weights += cpu_quant_bytes(bits);
     }
-    scales += cpu_scale_bytes(kind, group);
+    prefetch_ahead(rows, scales, cpu_scale_bytes(kind));
+    weights = scales + cpu_scale_bytes(kind);
+    n_blocks -= n;
   }
   UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(out + CPU_PANEL_COLUMNS * r, sums[r]);
 }
@@ -145,31 +159,30 @@ INLINE void block_floats(const uint32_t bits, const cpu_scales kind, int32_t zer
 }
 
 INLINE void panel_floats(const uint32_t bits, const cpu_scales kind, int32_t zero,
-                         const char *weights, const char *scales, size_t n_blocks, float *out) {
-  const size_t group = kind == CPU_SCALES_K || kind == CPU_SCALES_HALVES ? CPU_SUPER : 1;
-  for (size_t first = 0; first < n_blocks; first += group) {
-    for (size_t b = 0; b < group; b++) {
-      block_floats(bits, kind, zero, weights, scales, b, out);
-      weights += cpu_quant_bytes(bits);
-      out += CPU_BLOCK * CPU_PANEL_COLUMNS;
-    }
-    scales += cpu_scale_bytes(kind, group);
+                         const char *weights, size_t n_blocks, float *out) {
+  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
+  while (n_blocks > 0) {
+    const char *scales = weights + group * quant_bytes;
+    const size_t n = n_blocks < group ? n_blocks : group;
+    for (size_t b = 0; b < n; b++, out += CPU_BLOCK * CPU_PANEL_COLUMNS)
+      block_floats(bits, kind, zero, weights + b * quant_bytes, scales, b, out);
+    weights = scales + cpu_scale_bytes(kind);
+    n_blocks -= n;
   }
 }
 
-#define BLOCK_ROWS(constant) block_rows(constant, bits, kind, panel, quants, scales, n_blocks, out)
+#define BLOCK_ROWS(constant) block_rows(constant, bits, kind, panel, weights, n_blocks, out)
 INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows, const void *panel,
-                       const void *quants, const char *scales, size_t n_blocks,
-                       float *out){PANEL_CASES(BLOCK_ROWS)}
+                       const void *weights, size_t n_blocks, float *out){PANEL_CASES(BLOCK_ROWS)}
 #undef BLOCK_ROWS
 
 #define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *quants,                    \
-                          const void *scales, size_t n_blocks, float *out) {                       \
-    block_tile(bits, kind, rows, panel, quants, scales, n_blocks, out);                            \
+  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
+                          float *out) {                                                            \
+    block_tile(bits, kind, rows, panel, weights, n_blocks, out);                                   \
   }                                                                                                \
-  static void floats_##name(const void *quants, const void *scales, size_t n_blocks, float *out) { \
-    panel_floats(bits, kind, cpu_block_formats[index].zero, quants, scales, n_blocks, out);        \
+  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
+    panel_floats(bits, kind, cpu_block_formats[index].zero, weights, n_blocks, out);               \
   }
 
 CPU_BLOCK_TABLE(BLOCK_KERNELS)

@@ -29,10 +29,14 @@ static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t
 
 static inline __attribute__((always_inline)) void
 tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, const void *panel,
-     const unsigned char *quants, const unsigned char *scales, size_t n_blocks, float *out) {
+     const unsigned char *weights, size_t n_blocks, float *out) {
   const cpu_x_extra extra = cpu_x_extra_of(kind);
   memset(out, 0, rows * CPU_PANEL_COLUMNS * sizeof *out);
-  for (size_t b = 0; b < n_blocks; b++, quants += cpu_quant_bytes(bits)) {
+  for (size_t b = 0; b < n_blocks; b++) {
+    const size_t in_group = b % cpu_group_blocks(kind);
+    const unsigned char *group = weights + cpu_blocks_bytes(bits, kind, b - in_group);
+    const unsigned char *quants = group + in_group * cpu_quant_bytes(bits);
+    const unsigned char *scales = group + cpu_group_scales(bits, kind);
     const char *block = (const char *)panel + b * cpu_x_block_bytes(extra, rows);
     const float *x_scales = (const float *)(const void *)(block + (size_t)rows * CPU_BLOCK);
     const float *x_sums = x_scales + rows;
@@ -40,9 +44,9 @@ tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, co
       int32_t w[CPU_BLOCK];
       for (uint32_t i = 0; i < CPU_BLOCK; i++)
         w[i] = cpu_block_quant(bits, quants, c, i) - zero;
-      const float low = cpu_block_scale(kind, scales, b, c, 0);
-      const float high = cpu_block_scale(kind, scales, b, c, 1);
-      const float min = cpu_block_min(kind, scales, b, c);
+      const float low = cpu_block_scale(kind, scales, in_group, c, 0);
+      const float high = cpu_block_scale(kind, scales, in_group, c, 1);
+      const float min = cpu_block_min(kind, scales, in_group, c);
       for (uint32_t r = 0; r < rows; r++) {
         const int8_t *q = (const int8_t *)block + (size_t)r * CPU_BLOCK;
         int32_t sums[2] = {0, 0};
@@ -56,24 +60,24 @@ tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, co
   }
 }
 
-static void floats(const cpu_block_format *format, const void *quants, const void *scales,
-                   size_t n_blocks, float *out) {
+static void floats(const cpu_block_format *format, const void *weights, size_t n_blocks,
+                   float *out) {
   for (size_t b = 0; b < n_blocks; b++)
     for (uint32_t c = 0; c < CPU_PANEL_COLUMNS; c++) {
       float values[CPU_BLOCK];
-      cpu_block_values(format, quants, scales, b, c, values);
+      cpu_block_values(format, weights, b, c, values);
       for (size_t i = 0; i < CPU_BLOCK; i++)
         out[(b * CPU_BLOCK + i) * CPU_PANEL_COLUMNS + c] = values[i];
     }
 }
 
 #define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *quants,                    \
-                          const void *scales, size_t n_blocks, float *out) {                       \
-    tile(bits, kind, cpu_block_formats[index].zero, rows, panel, quants, scales, n_blocks, out);   \
+  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
+                          float *out) {                                                            \
+    tile(bits, kind, cpu_block_formats[index].zero, rows, panel, weights, n_blocks, out);          \
   }                                                                                                \
-  static void floats_##name(const void *quants, const void *scales, size_t n_blocks, float *out) { \
-    floats(&cpu_block_formats[index], quants, scales, n_blocks, out);                              \
+  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
+    floats(&cpu_block_formats[index], weights, n_blocks, out);                                     \
   }
 
 CPU_BLOCK_TABLE(BLOCK_KERNELS)

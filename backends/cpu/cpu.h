@@ -24,7 +24,6 @@ typedef struct cpu_packed {
   uint64_t n_out;
   uint64_t n_in;
   uint64_t panel_bytes;  /* distance between panels of CPU_PANEL_COLUMNS rows */
-  uint64_t scales_bytes; /* block formats: where in a panel its scales begin */
   uint64_t expert_bytes; /* distance between experts */
 } cpu_packed;
 

@@ -208,8 +208,7 @@ static void block_tiles(const matmul_job *job, const row_panel *panels, uint32_t
   const cpu_packed *packed = &job->weight->packed;
   for (uint32_t p = 0; p < n_panels; p++)
     job->kernels->blocks->tile[job->format - cpu_block_formats](
-        panels[p].n, panel_bytes(job, &panels[p]), weights, weights + packed->scales_bytes,
-        packed->n_in / CPU_BLOCK, sums[p]);
+        panels[p].n, panel_bytes(job, &panels[p]), weights, packed->n_in / CPU_BLOCK, sums[p]);
 }
 
 /* One piece of float weights against all panels. */
@@ -225,15 +224,13 @@ static void float_piece(const matmul_job *job, const row_panel *panels, uint32_t
 static void value_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
                         const unsigned char *weights, tile_sums *sums) {
   const cpu_packed *packed = &job->weight->packed;
-  const unsigned char *scales = weights + packed->scales_bytes;
   _Alignas(64) float values[VALUES_DEPTH * CPU_PANEL_COLUMNS];
   memset(sums, 0, n_panels * sizeof *sums);
   for (uint64_t i = 0; i < packed->n_in; i += VALUES_DEPTH) {
     const uint64_t left = packed->n_in - i, n = left < VALUES_DEPTH ? left : VALUES_DEPTH;
-    const uint64_t block = i / CPU_BLOCK;
     job->kernels->blocks->floats[job->format - cpu_block_formats](
-        weights + block * cpu_quant_bytes(job->format->bits),
-        scales + cpu_scale_bytes(job->format->scales, block), n / CPU_BLOCK, values);
+        weights + cpu_blocks_bytes(job->format->bits, job->format->scales, i / CPU_BLOCK),
+        n / CPU_BLOCK, values);
     float_piece(job, panels, n_panels, cpu_float_index(CS_DTYPE_F32), values, i, n, sums);
   }
 }

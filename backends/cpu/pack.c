@@ -1,14 +1,14 @@
 /* Packed weights. A matrix is cut into panels of 16 rows, so that a vector of weights belongs to 16
  * columns of the result and nothing is ever summed across a vector. In a panel of a
  *   float format   element i of all 16 rows lies side by side: [n_in][16]
- *   block format   quants block by block, then scales: see blocks.h
+ *   block format   groups of blocks, quants and then scales: see blocks.h
  * Rows past the end are zeros with scale zero. A row can be read back, so that tied embeddings need
  * no second copy. The device's threads share the panels out. */
 #include "ops.h"
 
 #include <string.h>
 
-#define LAYOUT_VERSION   UINT64_C(2)
+#define LAYOUT_VERSION   UINT64_C(3)
 #define CACHE_LINE_BYTES 64
 
 static uint64_t round_up(uint64_t value, uint64_t unit) {
@@ -35,10 +35,7 @@ static bool plan_layout(const cs_weight *weight, cpu_packed *packed) {
     if (!cpu_is_block(weight->dtype)) return false;
     const cpu_block_format *format = &cpu_block_formats[cpu_block_index(weight->dtype)];
     if (packed->n_in % (CPU_BLOCK * format->file_blocks) != 0) return false;
-    const uint64_t n_blocks = packed->n_in / CPU_BLOCK;
-    packed->scales_bytes = n_blocks * cpu_quant_bytes(format->bits);
-    packed->panel_bytes = round_up(packed->scales_bytes + cpu_scale_bytes(format->scales, n_blocks),
-                                   CACHE_LINE_BYTES);
+    packed->panel_bytes = cpu_blocks_bytes(format->bits, format->scales, packed->n_in / CPU_BLOCK);
   }
   packed->expert_bytes =
       (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS * packed->panel_bytes;
@@ -51,10 +48,10 @@ static void pack_blocks(const cpu_packed *packed, const unsigned char *source, u
   const cpu_block_format *format = &cpu_block_formats[cpu_block_index(packed->dtype)];
   const uint64_t file_elements = format->file_blocks * CPU_BLOCK;
   const uint64_t file_bytes = cs_sdk_dtype_bytes(packed->dtype, file_elements);
-  for (uint64_t c = 0; c < columns; c++)
-    for (uint64_t i = 0; i < packed->n_in; i += file_elements, source += file_bytes)
-      cpu_block_pack(format, source, i / CPU_BLOCK, (uint32_t)c, panel,
-                     panel + packed->scales_bytes);
+  const uint64_t row_bytes = packed->n_in / file_elements * file_bytes;
+  for (uint64_t i = 0; i < packed->n_in; i += file_elements, source += file_bytes)
+    for (uint64_t c = 0; c < columns; c++)
+      cpu_block_pack(format, source + c * row_bytes, i / CPU_BLOCK, (uint32_t)c, panel);
 }
 
 /* Source rows of one panel: (columns, n_in). */
@@ -155,6 +152,5 @@ void cpu_packed_row(const cpu_kernels *kernels, const cs_plugin_memory *memory, 
   }
   const cpu_block_format *format = &cpu_block_formats[cpu_block_index(packed->dtype)];
   for (uint64_t b = 0; b < packed->n_in / CPU_BLOCK; b++)
-    cpu_block_values(format, panel, panel + packed->scales_bytes, b, (uint32_t)column,
-                     out + b * CPU_BLOCK);
+    cpu_block_values(format, panel, b, (uint32_t)column, out + b * CPU_BLOCK);
 }
