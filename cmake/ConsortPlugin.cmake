@@ -2,8 +2,9 @@
 # the plugin folder of the build tree and installed beside the others. Plugins see the installed
 # headers of core and the SDK, nothing else of the tree. DEVELOPMENT plugins (simulations and test
 # tools) go into a folder beside it that is searched only when CONSORT_PLUGIN_PATH names it.
+# VISIBLE_DEVICES names the environment variable by which the driver hides and renumbers devices.
 function(consort_add_plugin name)
-  cmake_parse_arguments(PARSE_ARGV 1 PLUGIN "DEVELOPMENT" "" "")
+  cmake_parse_arguments(PARSE_ARGV 1 PLUGIN "DEVELOPMENT" "VISIBLE_DEVICES" "")
   set(folder plugins)
   if(PLUGIN_DEVELOPMENT)
     set(folder plugins-development)
@@ -24,6 +25,10 @@ function(consort_add_plugin name)
   endif()
   set(CONSORT_MANIFEST_NAME ${name})
   set(CONSORT_MANIFEST_LIBRARY consort-${name}${CMAKE_SHARED_MODULE_SUFFIX})
+  set(CONSORT_MANIFEST_MORE "")
+  if(PLUGIN_VISIBLE_DEVICES)
+    set(CONSORT_MANIFEST_MORE "visible_devices = ${PLUGIN_VISIBLE_DEVICES}\n")
+  endif()
   configure_file(${PROJECT_SOURCE_DIR}/cmake/manifest.plugin.in ${build_folder}/${name}.plugin
                  @ONLY)
   install(TARGETS ${target} LIBRARY DESTINATION ${install_folder})

@@ -16,10 +16,19 @@
 #define MANIFEST_BYTES_MAX 65536
 #define VALUE_BYTES_MAX    4096
 
-enum { KEY_NAME, KEY_LIBRARY, KEY_ABI_MIN, KEY_ABI_MAX, KEY_ARCHITECTURE, N_KEYS };
+enum {
+  KEY_NAME,
+  KEY_LIBRARY,
+  KEY_ABI_MIN,
+  KEY_ABI_MAX,
+  KEY_ARCHITECTURE,
+  N_KEYS_REQUIRED,
+  KEY_VISIBLE_DEVICES = N_KEYS_REQUIRED,
+  N_KEYS
+};
 
-static const char *const key_names[N_KEYS] = {"name", "library", "abi_min", "abi_max",
-                                              "architecture"};
+static const char *const key_names[N_KEYS] = {"name",    "library",      "abi_min",
+                                              "abi_max", "architecture", "visible_devices"};
 
 typedef struct parser {
   const char *path;
@@ -39,6 +48,13 @@ static bool is_plugin_name(const char *name) {
       return false;
     }
   }
+  return name[0] != '\0';
+}
+
+static bool is_variable_name(const char *name) {
+  for (const char *c = name; *c; c++)
+    if (!(*c >= 'A' && *c <= 'Z') && *c != '_' && (c == name || !isdigit((unsigned char)*c)))
+      return false;
   return name[0] != '\0';
 }
 
@@ -82,6 +98,13 @@ static cs_status take_value(parser *p, int key, const char *value, cs_error *err
     if (!parse_version(value, key == KEY_ABI_MIN ? &out->abi_min : &out->abi_max)) {
       return bad_value(p, key, "is not a version number", error);
     }
+    return CS_OK;
+  case KEY_VISIBLE_DEVICES:
+    if (!is_variable_name(value))
+      return bad_value(p, key, "may hold only A-Z, 0-9 and '_', a digit not first", error);
+    if (strlen(value) >= sizeof out->visible_devices)
+      return bad_value(p, key, "is too long", error);
+    strcpy(out->visible_devices, value);
     return CS_OK;
   default:
     if (value[0] == '\0') return bad_value(p, key, "is empty", error);
@@ -139,7 +162,7 @@ static cs_status parse_text(parser *p, const char *text, size_t n, cs_error *err
     if (status != CS_OK) return status;
     begin += length + 1;
   }
-  for (int key = 0; key < N_KEYS; key++) {
+  for (int key = 0; key < N_KEYS_REQUIRED; key++) {
     if (p->seen & 1u << key) continue;
     return cs_error_set(error, CS_CORRUPT, "%s: %s is missing", p->path, key_names[key]);
   }

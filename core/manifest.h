@@ -8,7 +8,8 @@
 #include "consort/status.h"
 #include "core/log.h"
 
-#define CS_PLUGIN_NAME_BYTES 32
+#define CS_PLUGIN_NAME_BYTES   32
+#define CS_VARIABLE_NAME_BYTES 64
 
 typedef struct cs_manifest {
   char name[CS_PLUGIN_NAME_BYTES]; /* lower case, digits, '-' and '_' */
@@ -17,12 +18,14 @@ typedef struct cs_manifest {
   uint32_t abi_min;
   uint32_t abi_max;
   char architecture[32];
+  char visible_devices[CS_VARIABLE_NAME_BYTES]; /* "": the driver obeys none */
 } cs_manifest;
 
-/* Reads n bytes of a manifest that lies at `path`. All five keys (name, library, abi_min, abi_max,
- * architecture) are required, each once; an unknown key is logged and skipped; '#' begins a
- * comment line. CS_CORRUPT names file, line and key. On success free *out with cs_manifest_finish.
- */
+/* Reads n bytes of a manifest that lies at `path`. Five keys (name, library, abi_min, abi_max,
+ * architecture) are required, each once. visible_devices may be given: the environment variable by
+ * which the driver hides devices and numbers the rest from 0. An unknown key is logged and skipped;
+ * '#' begins a comment line. CS_CORRUPT names file, line and key. On success free *out with
+ * cs_manifest_finish. */
 cs_status cs_manifest_parse(const char *text, size_t n, const char *path, cs_log *log,
                             cs_manifest *out, cs_error *error);
 

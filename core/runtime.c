@@ -321,6 +321,7 @@ cs_status cs_runtime_plugin(cs_runtime *runtime, uint32_t index, cs_plugin_statu
                             .version = module->plugin.version ? module->plugin.version : "",
                             .vendor = module->plugin.vendor ? module->plugin.vendor : "",
                             .failure = cs_module_failure(module),
+                            .visible_devices = module->manifest.visible_devices,
                             .n_devices = module->n_devices};
   return CS_OK;
 }

@@ -37,6 +37,8 @@ typedef struct cs_plugin_status {
   const char *version; /* empty until loaded */
   const char *vendor;
   const char *failure; /* NULL when it started, else one line: why it has no device */
+  /* The variable by which its driver hides devices and numbers the rest from 0; "": none. */
+  const char *visible_devices;
   uint32_t n_devices;
 } cs_plugin_status;
 

@@ -26,6 +26,27 @@ static void a_whole_manifest_is_read(void **state) {
   cs_manifest_finish(&manifest);
 }
 
+static void the_driver_s_variable_may_be_named(void **state) {
+  (void)state;
+  cs_manifest manifest;
+  assert_ok(parse(GOOD "\n", &manifest, error));
+  assert_string_equal(manifest.visible_devices, "");
+  cs_manifest_finish(&manifest);
+  assert_ok(parse(GOOD "\nvisible_devices = MY_CHIP_1\n", &manifest, error));
+  assert_string_equal(manifest.visible_devices, "MY_CHIP_1");
+  cs_manifest_finish(&manifest);
+  assert_fails(CS_CORRUPT, ":1: visible_devices may hold",
+               parse("visible_devices = my-chip\n", &manifest, error));
+  assert_fails(CS_CORRUPT, ":1: visible_devices may hold",
+               parse("visible_devices = 1X\n", &manifest, error));
+  assert_fails(CS_CORRUPT, ":1: visible_devices may hold",
+               parse("visible_devices =\n", &manifest, error));
+  char text[128];
+  snprintf(text, sizeof text, "visible_devices = %0*d", 64, 0);
+  memset(text + 18, 'A', 64);
+  assert_fails(CS_CORRUPT, ":1: visible_devices is too long", parse(text, &manifest, error));
+}
+
 static void each_missing_key_is_named(void **state) {
   (void)state;
   const char *const lines[] = {"name = a\n", "library = a.so\n", "abi_min = 0\n", "abi_max = 0\n",
@@ -104,6 +125,7 @@ static void an_unknown_abi_or_architecture_is_refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_whole_manifest_is_read),
+      cmocka_unit_test(the_driver_s_variable_may_be_named),
       cmocka_unit_test(each_missing_key_is_named),
       cmocka_unit_test(bad_lines_are_named),
       cmocka_unit_test(a_line_without_end_is_refused),
