@@ -8,6 +8,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "scheduler/offer.h"
 #include "scheduler/structs.h"
 
 const char *consort_version(void) {
@@ -115,7 +116,8 @@ static const char *take_dtypes(layout *block, uint64_t mask) {
 }
 
 static void lay_out_device(layout *block, consort_device_info *out, const char *plugin,
-                           uint32_t index, const cs_device_properties *properties) {
+                           uint32_t index, const cs_device_properties *properties,
+                           const cs_offer_device *offer) {
   char name[96];
   snprintf(name, sizeof name, "%s:%u", plugin, index);
   const consort_device_info info = {
@@ -135,11 +137,16 @@ static void lay_out_device(layout *block, consort_device_info *out, const char *
       .concurrency = properties->concurrency,
       .host_resident = (properties->flags & CS_DEVICE_HOST_RESIDENT) != 0,
       .software = (properties->flags & CS_DEVICE_SOFTWARE) != 0,
+      .offer = offer->verdict == CS_OFFER_YES       ? CONSORT_OFFER_YES
+               : offer->verdict == CS_OFFER_UNCLEAR ? CONSORT_OFFER_NAMED
+                                                    : CONSORT_OFFER_NO,
+      .offer_reason = take_string(block, offer->reason),
   };
   if (out) *out = info;
 }
 
-static void lay_out(layout *block, const plugin_record *records, uint32_t n_plugins) {
+static void lay_out(layout *block, const plugin_record *records, uint32_t n_plugins,
+                    const cs_offer_device *offers) {
   consort_plugin_info *plugins = take(block, n_plugins * sizeof *plugins);
   for (uint32_t i = 0; i < n_plugins; i++) {
     const cs_plugin_status *status = &records[i].status;
@@ -156,7 +163,8 @@ static void lay_out(layout *block, const plugin_record *records, uint32_t n_plug
         .devices = devices,
     };
     for (uint32_t j = 0; j < status->n_devices; j++)
-      lay_out_device(block, devices ? devices + j : NULL, status->name, j, &records[i].devices[j]);
+      lay_out_device(block, devices ? devices + j : NULL, status->name, j, &records[i].devices[j],
+                     offers++);
     if (plugins) plugins[i] = info;
   }
 }
@@ -176,16 +184,50 @@ static cs_status read_plugin(cs_runtime *runtime, uint32_t index, plugin_record 
   return status;
 }
 
+/* An environment that cannot be understood is told at each device, and nothing is offered. */
+static void decide_offers(cs_offer_device *offers, size_t n) {
+  cs_allocation allocation;
+  cs_error error = CS_ERROR_INIT;
+  cs_status status = cs_allocation_read(&cs_process_environment, &allocation, &error);
+  if (!status) status = cs_offer_choose(&allocation, &cs_process_environment, offers, n, &error);
+  for (size_t i = 0; i < n && status; i++) {
+    offers[i].verdict = CS_OFFER_NO;
+    snprintf(offers[i].reason, sizeof offers[i].reason, "%.191s", error.message);
+  }
+}
+
+/* One for each device, in order; NULL when out of memory. */
+static cs_offer_device *create_offers(const plugin_record *records, uint32_t n_plugins) {
+  size_t n = 0;
+  for (uint32_t i = 0; i < n_plugins; i++)
+    n += records[i].status.n_devices;
+  cs_offer_device *const offers = calloc(n + 1, sizeof *offers);
+  if (!offers) return NULL;
+  cs_offer_device *next = offers;
+  for (uint32_t i = 0; i < n_plugins; i++)
+    for (uint32_t j = 0; j < records[i].status.n_devices; j++)
+      *next++ = (cs_offer_device){.plugin = records[i].status.name,
+                                  .index = j,
+                                  .uuid = records[i].devices[j].uuid,
+                                  .on_processors = records[i].devices[j].type == CS_DEVICE_TYPE_CPU,
+                                  .visible_devices = records[i].status.visible_devices};
+  decide_offers(offers, n);
+  return offers;
+}
+
 static cs_status lay_out_all(const plugin_record *records, uint32_t n_plugins,
                              consort_plugin_info **plugins, cs_error *error) {
   layout block = {0};
-  lay_out(&block, records, n_plugins);
-  block.base = malloc(block.used ? block.used : 1);
-  if (!block.base) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  block.used = 0;
-  lay_out(&block, records, n_plugins);
-  *plugins = (consort_plugin_info *)(void *)block.base;
-  return CS_OK;
+  cs_offer_device *const offers = create_offers(records, n_plugins);
+  if (offers) lay_out(&block, records, n_plugins, offers);
+  block.base = offers ? malloc(block.used + 1) : NULL;
+  if (block.base) {
+    block.used = 0;
+    lay_out(&block, records, n_plugins, offers);
+    *plugins = (consort_plugin_info *)(void *)block.base;
+  }
+  free(offers);
+  return block.base ? CS_OK : cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
 }
 
 cs_status consort_runtime_plugins(consort_runtime *runtime, consort_plugin_info **plugins,

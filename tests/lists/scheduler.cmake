@@ -8,30 +8,41 @@ foreach(name engine port session transfer story)
   add_dependencies(scheduler_${name}_test consort_plugin_cpu)
 endforeach()
 
-# Messages come from other processes one day: their reader is fuzzed (the option and what it needs
-# are in models.cmake).
-set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/message)
-add_executable(message_replay fuzz/message_fuzz.c fuzz/replay.c)
-target_link_libraries(message_replay PRIVATE consort_scheduler)
-set_target_properties(message_replay PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-add_test(NAME message_replay COMMAND message_replay ${corpus})
-set_tests_properties(message_replay PROPERTIES LABELS unit TIMEOUT 60)
-if(CONSORT_FUZZ AND CONSORT_CLANG)
-  set(fuzzer ${CMAKE_BINARY_DIR}/tests/message_fuzz)
-  set(sources ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/message_fuzz.c ${PROJECT_SOURCE_DIR}/scheduler/message.c
-              ${PROJECT_SOURCE_DIR}/core/error.c)
+# scheduler_add_fuzz(NAME sources...): tests/fuzz/NAME_fuzz.c, replayed over its corpus in every run and
+# fuzzed with the option (it and what it needs are in models.cmake). Messages come from other
+# processes, environments from other programs.
+function(scheduler_add_fuzz name)
+  set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
+  add_executable(${name}_replay fuzz/${name}_fuzz.c fuzz/replay.c)
+  target_link_libraries(${name}_replay PRIVATE consort_scheduler)
+  set_target_properties(${name}_replay PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_test(NAME ${name}_replay COMMAND ${name}_replay ${corpus})
+  set_tests_properties(${name}_replay PROPERTIES LABELS unit TIMEOUT 60)
+  if(NOT CONSORT_FUZZ OR NOT CONSORT_CLANG)
+    return()
+  endif()
+  set(fuzzer ${CMAKE_BINARY_DIR}/tests/${name}_fuzz)
+  list(TRANSFORM ARGN PREPEND ${PROJECT_SOURCE_DIR}/)
+  set(sources ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/${name}_fuzz.c ${ARGN})
   add_custom_command(
     OUTPUT ${fuzzer}
     COMMAND ${CONSORT_CLANG} -std=c11 -D_GNU_SOURCE -O1 -g -fsanitize=fuzzer,address,undefined
             -fno-sanitize-recover=all -I${PROJECT_SOURCE_DIR} -I${PROJECT_SOURCE_DIR}/core/include
             ${sources} -o ${fuzzer}
     DEPENDS ${sources}
-    COMMENT "Building the fuzz target message")
-  add_custom_target(message_fuzzer ALL DEPENDS ${fuzzer})
-  set(found ${CMAKE_BINARY_DIR}/tests/message_found)
+    COMMENT "Building the fuzz target ${name}")
+  add_custom_target(${name}_fuzzer ALL DEPENDS ${fuzzer})
+  set(found ${CMAKE_BINARY_DIR}/tests/${name}_found)
   file(MAKE_DIRECTORY ${found})
-  add_test(NAME message_fuzz COMMAND ${fuzzer} -max_total_time=${CONSORT_FUZZ_SECONDS}
+  set(words ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/${name}.dict)
+  if(EXISTS ${words})
+    set(words -dict=${words})
+  else()
+    set(words)
+  endif()
+  add_test(NAME ${name}_fuzz COMMAND ${fuzzer} -max_total_time=${CONSORT_FUZZ_SECONDS} ${words}
                                      -rss_limit_mb=1024 ${found} ${corpus}
            WORKING_DIRECTORY ${found})
-  set_tests_properties(message_fuzz PROPERTIES LABELS fuzz TIMEOUT 600)
-endif()
+  set_tests_properties(${name}_fuzz PROPERTIES LABELS fuzz TIMEOUT 600)
+endfunction()
+scheduler_add_fuzz(message scheduler/message.c core/error.c)

@@ -56,6 +56,11 @@ CONSORT_API cs_status consort_runtime_create(const consort_runtime_options *opti
                                              consort_runtime **out, cs_error *error);
 CONSORT_API void consort_runtime_destroy(consort_runtime *runtime);
 
+/* Outside a batch job every device is offered, in a Slurm job those that the job was given. */
+#define CONSORT_OFFER_NO    0
+#define CONSORT_OFFER_YES   1
+#define CONSORT_OFFER_NAMED 2 /* it may be one of the job's: only when asked for by name */
+
 typedef struct consort_device_info {
   uint32_t struct_size;
   uint32_t index;   /* within its plugin */
@@ -73,6 +78,8 @@ typedef struct consort_device_info {
   uint32_t concurrency;
   uint32_t host_resident; /* 0 or 1 */
   uint32_t software;      /* 1: a simulation, not a chip's own driver */
+  uint32_t offer;         /* CONSORT_OFFER_*: whether a worker in this process offers it */
+  const char *offer_reason;
 } consort_device_info;
 
 typedef struct consort_plugin_info {
