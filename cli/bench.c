@@ -24,10 +24,12 @@ typedef struct bench_flags {
 } bench_flags;
 
 static json_t *result_json(const consort_bench_result *result) {
-  return json_pack("{ss so so ss so so so so}", "test", result->test, "tokens_per_s",
+  return json_pack("{ss so so ss so so so so so so}", "test", result->test, "tokens_per_s",
                    cli_json_number(result->tokens_per_s), "stddev", cli_json_number(result->stddev),
                    "device", result->device, "bandwidth_fraction",
-                   cli_json_number(result->bandwidth_fraction), "compute_fraction",
+                   cli_json_number(result->bandwidth_fraction), "bandwidth_fraction_low",
+                   cli_json_number(result->bandwidth_fraction_low), "bandwidth_fraction_high",
+                   cli_json_number(result->bandwidth_fraction_high), "compute_fraction",
                    cli_json_number(result->compute_fraction), "bandwidth_bytes_per_s",
                    cli_json_number(result->bandwidth_bytes_per_s), "compute_flop_per_s",
                    cli_json_number(result->compute_flop_per_s));
@@ -56,6 +58,9 @@ static int print_text(const char *name, const consort_bench_result *results, siz
            result->tokens_per_s, result->stddev);
     print_share(result->compute_fraction, result->compute_flop_per_s, 1e9, "GFLOP/s");
     print_share(result->bandwidth_fraction, result->bandwidth_bytes_per_s, 1e9, "GB/s");
+    if (isfinite(result->bandwidth_fraction_low))
+      printf(" (quartiles %.1f, %.1f)", result->bandwidth_fraction_low * 100,
+             result->bandwidth_fraction_high * 100);
     printf("\n");
   }
   return cli_finish_output();

@@ -1,6 +1,10 @@
 /* The benchmark runs whole requests through the session, so that what it reports is what a user
  * gets; only the limits are measured beside it. A share's denominator is the larger of the probe
- * and of the fastest repetition: a probe that was slow must not flatter a kernel. */
+ * and of the fastest repetition: a probe that was slow must not flatter a kernel.
+ *
+ * A memory's rate can change by half within a second, so that no read pass before or after a run
+ * says what the run could have reached. Where the host can read the weights, reads of them and
+ * single tokens alternate, and each token is compared with the pass before it. */
 #include "scheduler/bench.h"
 
 #include <math.h>
@@ -25,6 +29,7 @@
 #define HOST_PASSES       4
 #define PEAK_ROWS         512
 #define PEAK_WIDTH        4096
+#define PAIRS             31
 
 /* ---- limits ---- */
 
@@ -48,14 +53,16 @@ static cs_status measure_device(cs_device *device, uint32_t dtype, cs_bench_limi
   return status == CS_UNSUPPORTED ? CS_OK : status;
 }
 
-cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
-                               cs_error *error) {
+cs_status cs_bench_limits_init(cs_device *device, uint32_t dtype, const cs_host_range *ranges,
+                               size_t n_ranges, cs_bench_limits *limits, cs_error *error) {
   *limits = (cs_bench_limits){0};
   if (strcmp(cs_device_get_properties(device)->compute_domain, "host") != 0)
     return measure_device(device, dtype, limits, error);
   limits->arithmetic = arithmetic_for(dtype);
   limits->n_threads = cs_device_get_properties(device)->concurrency;
-  const cs_status status = cs_host_reader_create(limits->n_threads, &limits->reader, error);
+  limits->reads_weights = n_ranges > 0;
+  const cs_status status =
+      cs_host_reader_create(limits->n_threads, ranges, n_ranges, &limits->reader, error);
   return status == CS_OK ? cs_bench_limits_refresh(limits, error) : status;
 }
 
@@ -165,6 +172,56 @@ static double share(double value, double limit) {
   return limit > 0 ? value / limit : NAN;
 }
 
+/* ---- pairs of a read and a token ---- */
+
+/* The memory of all matrices that a token of the test meets; owned by the caller. */
+static cs_host_range *weight_ranges(const bench_test *test, size_t *n_ranges) {
+  const cs_engine *engine = cs_worker_engine(test->worker);
+  const cs_model *model = test->session->model->model;
+  const cs_device *device = cs_engine_device(engine, 0);
+  const size_t capacity = cs_model_n_weights(model);
+  cs_weight_range *found = calloc(capacity + 1, sizeof *found);
+  cs_host_range *ranges = calloc(capacity + 1, sizeof *ranges);
+  *n_ranges = 0;
+  if (found && ranges)
+    *n_ranges = cs_weights_ranges(cs_engine_weights(engine), model, device, CS_USAGE_MATMUL, found,
+                                  capacity);
+  for (size_t i = 0; i < *n_ranges; i++)
+    ranges[i] = (cs_host_range){found[i].data, found[i].bytes};
+  free(found);
+  return ranges;
+}
+
+static int compare_numbers(const void *a, const void *b) {
+  const double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* Tokens decoded one at a time, each after one pass of the reader. A share above one says that the
+ * pass was disturbed: the token is the faster measurement of the limit then. */
+static cs_status run_pairs(const bench_test *test, cs_bench_limits *limits,
+                           consort_bench_result *result, cs_error *error) {
+  const double bytes = limits->reads_weights
+                           ? (double)cs_host_reader_bytes(limits->reader) / test->n_batch
+                           : bytes_per_token(test);
+  bench_test token = *test;
+  token.n_output = 2;
+  double shares[PAIRS];
+  for (int i = 0; i < PAIRS; i++) {
+    double read_rate, tokens_per_s;
+    cs_status status = cs_host_reader_pass(limits->reader, &read_rate, error);
+    if (status == CS_OK) status = run_once(&token, &tokens_per_s, error);
+    if (status != CS_OK) return status;
+    shares[i] = fmin(1, tokens_per_s * bytes / read_rate);
+    limits->bytes_per_s = fmax(limits->bytes_per_s, read_rate);
+  }
+  qsort(shares, PAIRS, sizeof shares[0], compare_numbers);
+  result->bandwidth_fraction = shares[PAIRS / 2];
+  result->bandwidth_fraction_low = shares[PAIRS / 4];
+  result->bandwidth_fraction_high = shares[PAIRS * 3 / 4];
+  return CS_OK;
+}
+
 static void fill_result(const bench_test *test, cs_bench_limits *limits,
                         consort_bench_result *result) {
   const double flop = 2.0 * (double)cs_model_matmul_parameters(test->session->model->model);
@@ -174,8 +231,7 @@ static void fill_result(const bench_test *test, cs_bench_limits *limits,
   limits->flop_per_s = fmax(limits->flop_per_s, highest * flop);
   result->compute_flop_per_s = limits->flop_per_s;
   result->compute_fraction = share(result->tokens_per_s * flop, limits->flop_per_s);
-  result->bandwidth_fraction = NAN;
-  if (decodes) {
+  if (decodes && isnan(result->bandwidth_fraction)) {
     const double bytes = bytes_per_token(test);
     limits->bytes_per_s = fmax(limits->bytes_per_s, highest * bytes);
     result->bandwidth_fraction = share(result->tokens_per_s * bytes, limits->bytes_per_s);
@@ -194,15 +250,24 @@ static cs_status run_test(bench_test *test, consort_bench_result *result, cs_err
   const cs_model *model = test->session->model->model;
   cs_bench_limits limits;
   double warm_up;
-  cs_status status =
-      cs_bench_limits_init(device, cs_dtype_from_name(cs_model_format(model)), &limits, error);
-  if (status == CS_OK) status = run_once(test, &warm_up, error);
+  cs_status status = run_once(test, &warm_up, error);
+  if (status != CS_OK) return status;
+  size_t n_ranges;
+  cs_host_range *ranges = weight_ranges(test, &n_ranges);
+  status = cs_bench_limits_init(device, cs_dtype_from_name(cs_model_format(model)), ranges,
+                                n_ranges, &limits, error);
+  free(ranges);
   for (uint32_t i = 0; i < test->n_repetitions && status == CS_OK; i++) {
     status = run_once(test, &test->rates[i], error);
     if (status == CS_OK) status = cs_bench_limits_refresh(&limits, error);
   }
+  *result = (consort_bench_result){.struct_size = sizeof *result,
+                                   .bandwidth_fraction = NAN,
+                                   .bandwidth_fraction_low = NAN,
+                                   .bandwidth_fraction_high = NAN};
+  if (status == CS_OK && limits.reader && test->n_output > 1)
+    status = run_pairs(test, &limits, result, error);
   if (status == CS_OK) {
-    *result = (consort_bench_result){.struct_size = sizeof *result};
     snprintf(result->device, sizeof result->device, "%s", cs_device_name(device));
     fill_result(test, &limits, result);
   }

@@ -29,8 +29,10 @@ typedef struct worker {
   int core; /* -1: not pinned */
   double begin_seconds;
   double end_seconds;
-  const unsigned char *from; /* of a read pass; NULL: arithmetic */
-  size_t bytes;
+  const cs_host_range *ranges; /* of a read pass; NULL: arithmetic */
+  size_t n_ranges;
+  uint32_t share; /* of n_shares of each range */
+  uint32_t n_shares;
   cs_peak_loop loop;
   uint64_t n_rounds;
   uint64_t result; /* keeps the work from being optimised away */
@@ -42,6 +44,21 @@ static double now_seconds(void) {
   return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
+static size_t share_begin(const cs_host_range *range, uint32_t share, uint32_t n_shares) {
+  return (size_t)((uint64_t)(range->bytes / PIECE_BYTES) * share / n_shares) * PIECE_BYTES;
+}
+
+static uint64_t read_share(const worker *self) {
+  uint64_t result = 0;
+  for (size_t i = 0; i < self->n_ranges; i++) {
+    const cs_host_range *range = &self->ranges[i];
+    const size_t begin = share_begin(range, self->share, self->n_shares);
+    const size_t end = share_begin(range, self->share + 1, self->n_shares);
+    result += cs_read_loop((const unsigned char *)range->data + begin, end - begin);
+  }
+  return result;
+}
+
 static void *work(void *argument) {
   worker *self = argument;
   int gate;
@@ -49,7 +66,7 @@ static void *work(void *argument) {
     sched_yield();
   if (gate == GATE_LEAVE) return NULL;
   self->begin_seconds = now_seconds();
-  self->result = self->from ? cs_read_loop(self->from, self->bytes) : self->loop(self->n_rounds);
+  self->result = self->ranges ? read_share(self) : self->loop(self->n_rounds);
   self->end_seconds = now_seconds();
   return NULL;
 }
@@ -112,22 +129,43 @@ static worker *make_workers(uint32_t n_threads, uint32_t *n_workers) {
 struct cs_host_reader {
   worker *workers; /* owned */
   uint32_t n_workers;
-  unsigned char *buffer; /* owned */
+  cs_host_range *ranges; /* owned */
+  size_t n_ranges;
+  void *buffer; /* owned; NULL: reads what others own */
+  uint64_t bytes;
 };
 
-cs_status cs_host_reader_create(uint32_t n_threads, cs_host_reader **out, cs_error *error) {
+/* A buffer of the reader's own. */
+static bool make_buffer(cs_host_reader *reader) {
+  if (posix_memalign(&reader->buffer, 4096, READ_BYTES) != 0) {
+    reader->buffer = NULL;
+    return false;
+  }
+  memset(reader->buffer, 1, READ_BYTES); /* or every page would be the same page of zeros */
+  reader->ranges[0] = (cs_host_range){reader->buffer, READ_BYTES};
+  reader->n_ranges = 1;
+  return true;
+}
+
+cs_status cs_host_reader_create(uint32_t n_threads, const cs_host_range *ranges, size_t n_ranges,
+                                cs_host_reader **out, cs_error *error) {
   *out = NULL;
   cs_host_reader *reader = calloc(1, sizeof *reader);
   if (!reader) goto err_out_of_memory;
   reader->workers = make_workers(n_threads, &reader->n_workers);
-  void *buffer = NULL;
-  if (!reader->workers || posix_memalign(&buffer, 4096, READ_BYTES) != 0) goto err_destroy;
-  memset(buffer, 1, READ_BYTES); /* or every page would be the same page of zeros */
-  reader->buffer = buffer;
-  const size_t share = READ_BYTES / reader->n_workers / PIECE_BYTES * PIECE_BYTES;
+  reader->ranges = calloc(n_ranges ? n_ranges : 1, sizeof *reader->ranges);
+  if (!reader->workers || !reader->ranges) goto err_destroy;
+  if (n_ranges == 0 && !make_buffer(reader)) goto err_destroy;
+  for (size_t i = 0; i < n_ranges; i++)
+    reader->ranges[reader->n_ranges++] = ranges[i];
+  for (size_t i = 0; i < reader->n_ranges; i++)
+    reader->bytes += reader->ranges[i].bytes / PIECE_BYTES * PIECE_BYTES;
   for (uint32_t i = 0; i < reader->n_workers; i++) {
-    reader->workers[i].from = reader->buffer + i * share;
-    reader->workers[i].bytes = share;
+    worker *const each = &reader->workers[i];
+    each->ranges = reader->ranges;
+    each->n_ranges = reader->n_ranges;
+    each->share = i;
+    each->n_shares = reader->n_workers;
   }
   *out = reader;
   return CS_OK;
@@ -141,6 +179,7 @@ err_out_of_memory:
 void cs_host_reader_destroy(cs_host_reader *reader) {
   if (!reader) return;
   free(reader->buffer);
+  free(reader->ranges);
   free(reader->workers);
   free(reader);
 }
@@ -149,9 +188,12 @@ cs_status cs_host_reader_pass(cs_host_reader *reader, double *bytes_per_s, cs_er
   double seconds;
   const cs_status status = run_together(reader->workers, reader->n_workers, &seconds, error);
   *bytes_per_s = 0;
-  if (status == CS_OK)
-    *bytes_per_s = (double)reader->workers[0].bytes * reader->n_workers / seconds;
+  if (status == CS_OK) *bytes_per_s = (double)reader->bytes / seconds;
   return status;
+}
+
+uint64_t cs_host_reader_bytes(const cs_host_reader *reader) {
+  return reader->bytes;
 }
 
 /* ---- arithmetic ---- */

@@ -9,7 +9,8 @@
 
 typedef uint64_t words __attribute__((vector_size(64)));
 
-uint64_t cs_read_loop(const unsigned char *from, size_t bytes) {
+static inline __attribute__((always_inline)) uint64_t read_words(const unsigned char *from,
+                                                                 size_t bytes) {
   const words *at = (const words *)(const void *)from;
   words sums[4] = {{0}};
   for (size_t i = 0; i + 4 <= bytes / sizeof *at; i += 4)
@@ -21,6 +22,20 @@ uint64_t cs_read_loop(const unsigned char *from, size_t bytes) {
     result += all[i];
   return result;
 }
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) static uint64_t read_avx2(const unsigned char *from, size_t bytes) {
+  return read_words(from, bytes);
+}
+
+uint64_t cs_read_loop(const unsigned char *from, size_t bytes) {
+  return __builtin_cpu_supports("avx2") ? read_avx2(from, bytes) : read_words(from, bytes);
+}
+#else
+uint64_t cs_read_loop(const unsigned char *from, size_t bytes) {
+  return read_words(from, bytes);
+}
+#endif
 
 /* ---- any processor ---- */
 

@@ -187,6 +187,21 @@ void cs_weights_destroy(cs_weights *weights) {
   free(weights);
 }
 
+size_t cs_weights_ranges(const cs_weights *weights, const cs_model *model, const cs_device *device,
+                         uint32_t usage, cs_weight_range *out, size_t capacity) {
+  size_t n = 0;
+  for (size_t i = 0; i < weights->n_weights * MAX_DEVICES; i++) {
+    cs_buffer *const buffer = weights->buffers[i];
+    if (!buffer || weights->devices[i / weights->n_weights] != device) continue;
+    if (!(cs_model_weight_at(model, i % weights->n_weights)->usage & usage)) continue;
+    const void *const data = cs_buffer_host_pointer(buffer);
+    if (!data) continue;
+    if (n < capacity) out[n] = (cs_weight_range){data, cs_buffer_bytes(buffer)};
+    n++;
+  }
+  return n;
+}
+
 cs_status cs_weights_find(const cs_weights *weights, const cs_device *device, uint32_t key,
                           cs_tensor *tensor, cs_error *error) {
   for (size_t i = 0; i < MAX_DEVICES; i++) {

@@ -9,6 +9,11 @@
 
 typedef struct cs_weights cs_weights;
 
+typedef struct cs_weight_range {
+  const void *data;
+  uint64_t bytes;
+} cs_weight_range;
+
 /* bytes_done of bytes_total are on `device`. One call at a time, from any thread. */
 typedef void (*cs_weights_progress)(void *user, const char *device, uint64_t bytes_done,
                                     uint64_t bytes_total);
@@ -24,6 +29,11 @@ cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
                           cs_weights_progress progress, void *progress_user, cs_weights **out,
                           cs_error *error);
 void cs_weights_destroy(cs_weights *weights);
+
+/* Memory of the weights on a device, where the host can reach it: at most `capacity` ranges;
+ * returns how many there are. Borrowed until the weights are destroyed. */
+size_t cs_weights_ranges(const cs_weights *weights, const cs_model *model, const cs_device *device,
+                         uint32_t usage, cs_weight_range *out, size_t capacity);
 
 /* Fills memory, offset_bytes and row_stride_bytes of *tensor. CS_NOT_FOUND when the weight was not
  * loaded there. */

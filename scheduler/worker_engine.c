@@ -201,6 +201,10 @@ static cs_status resolve(void *user, cs_device *device, const cs_value_info *val
   return CS_OK;
 }
 
+const cs_weights *cs_engine_weights(const cs_engine *engine) {
+  return engine->weights;
+}
+
 const cs_engine_options *cs_engine_get_options(const cs_engine *engine) {
   return &engine->options;
 }

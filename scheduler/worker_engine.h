@@ -41,6 +41,7 @@ cs_device *cs_engine_device(const cs_engine *engine, uint32_t device); /* borrow
 cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *user,
                          cs_error *error);
 
+const cs_weights *cs_engine_weights(const cs_engine *engine); /* borrowed; NULL before loading */
 const cs_engine_options *cs_engine_get_options(const cs_engine *engine);
 cs_kv_cache *cs_engine_cache(const cs_engine *engine);
 cs_kv_pool *cs_engine_pool(const cs_engine *engine);

@@ -1,7 +1,9 @@
-/* Fork and join by two counters: `generation` starts a loop, `busy` ends it, `next` deals pieces
- * out. An idle worker looks for a new generation for a bounded time, because the ops of one step
- * follow each other within microseconds and a wake-up costs more than most of them; then it
- * sleeps. The same holds for the caller that waits for the last worker. */
+/* Fork and join by two counters: `generation` starts a loop, `busy` ends it. Every thread has its
+ * own run of neighbouring items, which keeps what it reads one stream and, when the same loop
+ * touched the memory first, near its own cores; one that is done helps the others. An idle worker
+ * looks for a new generation for a bounded time, because the ops of one step follow each other
+ * within microseconds and a wake-up costs more than most of them; then it sleeps. The same holds
+ * for the caller that waits for the last worker. */
 #include "pool.h"
 
 #include <pthread.h>
@@ -15,24 +17,28 @@
 #define SPIN_NS    50000
 #define SPIN_LOOKS 32 /* between two readings of the clock */
 
+typedef struct pool_thread {
+  _Alignas(64) _Atomic uint64_t next; /* of this thread's items */
+  uint64_t end;
+  pthread_t handle; /* of a worker */
+} pool_thread;
+
 struct cpu_pool {
   const cs_host *host;
   uint32_t n_threads;
   uint32_t n_started; /* workers whose threads exist */
   int64_t spin_ns;
-  pthread_t *threads;
+  pool_thread *threads;
   const uint32_t *cores;
   pthread_mutex_t mutex;
   pthread_cond_t begin;
   pthread_cond_t end;
   cpu_pool_task task;
   void *job;
-  uint64_t n;
   uint64_t grain;
   _Alignas(64) atomic_uint generation;
   atomic_uint sleeping; /* workers in, or about to enter, their sleep */
   atomic_int stop;
-  _Alignas(64) _Atomic uint64_t next;
   _Alignas(64) atomic_uint busy;
   atomic_int caller_sleeps;
 };
@@ -78,13 +84,31 @@ static bool spin_until_changed(const cpu_pool *pool, atomic_uint *value, unsigne
   return false;
 }
 
-static void run_pieces(cpu_pool *pool) {
+/* Pieces of one thread's items until none is left. */
+static void run_items_of(cpu_pool *pool, pool_thread *owner) {
   for (;;) {
     const uint64_t begin =
-        atomic_fetch_add_explicit(&pool->next, pool->grain, memory_order_relaxed);
-    if (begin >= pool->n) return;
-    const uint64_t left = pool->n - begin;
+        atomic_fetch_add_explicit(&owner->next, pool->grain, memory_order_relaxed);
+    if (begin >= owner->end) return;
+    const uint64_t left = owner->end - begin;
     pool->task(pool->job, begin, begin + (left < pool->grain ? left : pool->grain));
+  }
+}
+
+static void run_pieces(cpu_pool *pool, uint32_t thread) {
+  for (uint32_t i = 0; i < pool->n_threads; i++)
+    run_items_of(pool, &pool->threads[(thread + i) % pool->n_threads]);
+}
+
+static void deal_items(cpu_pool *pool, uint64_t n) {
+  const uint64_t n_pieces = (n + pool->grain - 1) / pool->grain;
+  uint64_t begin = 0;
+  for (uint32_t i = 0; i < pool->n_threads; i++) {
+    const uint64_t pieces = n_pieces / pool->n_threads + (i < n_pieces % pool->n_threads);
+    const uint64_t left = n - begin;
+    const uint64_t items = pieces > left / pool->grain ? left : pieces * pool->grain;
+    atomic_store_explicit(&pool->threads[i].next, begin, memory_order_relaxed);
+    pool->threads[i].end = begin += items;
   }
 }
 
@@ -116,7 +140,7 @@ static void *worker_thread(void *argument) {
     if (!spin_until_changed(pool, &pool->generation, seen)) worker_sleep(pool, seen);
     if (atomic_load(&pool->stop)) return NULL;
     seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
-    run_pieces(pool);
+    run_pieces(pool, start.thread);
     worker_done(pool);
   }
 }
@@ -128,7 +152,7 @@ static bool start_worker(cpu_pool *pool, uint32_t thread) {
   sigset_t all, before; /* signals of the process are for the host's threads */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const int status = pthread_create(&pool->threads[thread], NULL, worker_thread, start);
+  const int status = pthread_create(&pool->threads[thread].handle, NULL, worker_thread, start);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (status != 0) pool->host->deallocate(pool->host->context, start);
   return status == 0;
@@ -148,8 +172,10 @@ cpu_pool *cpu_pool_create(const cs_host *host, uint32_t n_threads, const uint32_
   pool->n_threads = n_threads;
   pool->cores = cores;
   pool->spin_ns = spin_time(n_threads);
-  pool->threads = host->allocate(host->context, n_threads * sizeof *pool->threads, 8);
+  pool->threads =
+      host->allocate(host->context, n_threads * sizeof *pool->threads, _Alignof(pool_thread));
   if (!pool->threads) goto err_free_pool;
+  memset(pool->threads, 0, n_threads * sizeof *pool->threads);
   if (pthread_mutex_init(&pool->mutex, NULL) != 0) goto err_free_threads;
   if (pthread_cond_init(&pool->begin, NULL) != 0) goto err_destroy_mutex;
   if (pthread_cond_init(&pool->end, NULL) != 0) goto err_destroy_begin;
@@ -179,7 +205,7 @@ void cpu_pool_destroy(cpu_pool *pool) {
   pthread_cond_broadcast(&pool->begin);
   pthread_mutex_unlock(&pool->mutex);
   for (uint32_t i = 1; i < pool->n_started; i++)
-    pthread_join(pool->threads[i], NULL);
+    pthread_join(pool->threads[i].handle, NULL);
   pthread_cond_destroy(&pool->end);
   pthread_cond_destroy(&pool->begin);
   pthread_mutex_destroy(&pool->mutex);
@@ -213,9 +239,8 @@ void cpu_pool_for(cpu_pool *pool, uint64_t n, uint64_t grain, cpu_pool_task task
   }
   pool->task = task;
   pool->job = job;
-  pool->n = n;
   pool->grain = grain;
-  atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+  deal_items(pool, n);
   atomic_store_explicit(&pool->busy, pool->n_threads - 1, memory_order_relaxed);
   atomic_fetch_add(&pool->generation, 1);
   if (atomic_load(&pool->sleeping) != 0) {
@@ -223,6 +248,6 @@ void cpu_pool_for(cpu_pool *pool, uint64_t n, uint64_t grain, cpu_pool_task task
     pthread_cond_broadcast(&pool->begin);
     pthread_mutex_unlock(&pool->mutex);
   }
-  run_pieces(pool);
+  run_pieces(pool, 0);
   wait_for_workers(pool);
 }

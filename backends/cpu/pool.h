@@ -16,8 +16,9 @@ typedef void (*cpu_pool_task)(void *job, uint64_t begin, uint64_t end);
 cpu_pool *cpu_pool_create(const cs_host *host, uint32_t n_threads, const uint32_t *cores);
 void cpu_pool_destroy(cpu_pool *pool);
 
-/* Runs items 0 to n - 1 in pieces of at most `grain`, in any order, and returns when all are done.
- * A single piece runs on the caller alone. One caller at a time. */
+/* Runs items 0 to n - 1 in pieces of at most `grain` and returns when all are done. Thread i begins
+ * at about item n * i / n_threads and goes on from there; for equal n the same items begin on the
+ * same threads. A single piece runs on the caller alone. One caller at a time. */
 void cpu_pool_for(cpu_pool *pool, uint64_t n, uint64_t grain, cpu_pool_task task, void *job);
 
 /* Pins the calling thread to a core. */

@@ -219,7 +219,11 @@ class Commands(unittest.TestCase):
             self.assertGreater(test["tokens_per_s"], 0)
         self.assertGreater(tests["pp16"]["compute_fraction"], 0)
         self.assertLess(tests["pp16"]["compute_fraction"], 1)
-        self.assertGreater(tests["tg4"]["bandwidth_fraction"], 0)
+        share = tests["tg4"]
+        self.assertLess(0, share["bandwidth_fraction_low"])
+        self.assertLessEqual(share["bandwidth_fraction_low"], share["bandwidth_fraction"])
+        self.assertLessEqual(share["bandwidth_fraction"], share["bandwidth_fraction_high"])
+        self.assertLessEqual(share["bandwidth_fraction_high"], 1)
 
     def test_bench_makes_a_shape_in_memory(self) -> None:
         result = run_json("bench", "--shape", "llama-tiny", "--format", "Q8_0", "-p", "16", "-n", "4", "-r", "1",

@@ -413,10 +413,14 @@ typedef struct consort_bench_result {
   char device[48];
   double tokens_per_s; /* mean over repetitions */
   double stddev;
-  double bandwidth_fraction;    /* of the bandwidth measured in the same run; NaN: not measured */
+  /* Of the bandwidth measured in the same run; NaN: not measured. On the host's cores the median
+   * over pairs of one read of the weights and one token. */
+  double bandwidth_fraction;
   double compute_fraction;      /* of the arithmetic peak measured in the same run; likewise */
   double bandwidth_bytes_per_s; /* the measured limits */
   double compute_flop_per_s;
+  double bandwidth_fraction_low; /* quartiles of the pairs; NaN without pairs */
+  double bandwidth_fraction_high;
 } consort_bench_result;
 
 /* Fills at most `capacity` results and tells how many there are. */
