@@ -12,6 +12,7 @@
 int cli_devices(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_run(int argc, char **argv);
+int cli_pull(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_logits(int argc, char **argv);
 int cli_eval(int argc, char **argv);

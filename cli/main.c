@@ -16,6 +16,7 @@ typedef struct command {
 
 static const command commands[] = {
     {"devices", cli_devices, "every plugin and device, or why a plugin has none"},
+    {"pull", cli_pull, "fetch a model into the cache"},
     {"info", cli_info, "what a model file holds, and its memory by context length"},
     {"run", cli_run, "generate text"},
     {"tokenize", cli_tokenize, "token ids and pieces of a text"},

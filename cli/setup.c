@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/progress.h"
 #include "cli/report.h"
 
 #define LOG_ERROR 0
@@ -43,23 +44,11 @@ int cli_runtime_create(consort_runtime **out) {
   return cli_library_error("runtime", &error);
 }
 
-/* One line that rewrites itself, cleared when a device has all its bytes. */
 static void show_progress(void *user, const char *device, uint64_t bytes_done,
                           uint64_t bytes_total) {
-  enum { WIDTH = 30 };
-  int *last_percent = user;
-  const int percent = bytes_total ? (int)((double)bytes_done * 100 / (double)bytes_total) : 100;
-  if (percent == *last_percent && bytes_done < bytes_total) return;
-  *last_percent = percent;
-  char total[CLI_BYTES_TEXT], bar[WIDTH + 1];
-  const int filled = percent * WIDTH / 100;
-  memset(bar, '#', (size_t)filled);
-  memset(bar + filled, '.', (size_t)(WIDTH - filled));
-  bar[WIDTH] = '\0';
-  fprintf(stderr, "\rloading weights on %s [%s] %3d %% of %s", device, bar, percent,
-          cli_format_bytes(bytes_total, total));
-  if (bytes_done >= bytes_total) fprintf(stderr, "\r\033[K");
-  fflush(stderr);
+  char what[96];
+  snprintf(what, sizeof what, "loading weights on %s", device);
+  cli_progress_show(what, bytes_done, bytes_total, user);
 }
 
 static uint32_t fallback_policy(const char *name) {
@@ -87,6 +76,6 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
   };
   cs_error error = CS_ERROR_INIT;
   if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;
-  if (last_percent >= 0) fprintf(stderr, "\r\033[K");
+  cli_progress_clear(&last_percent);
   return cli_library_error(model_name, &error);
 }

@@ -17,7 +17,7 @@ _consort() {
 
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W \
-      "devices info run tokenize logits eval bench plan cts new-plugin --version --help" -- "$current")
+      "devices pull info run tokenize logits eval bench plan cts new-plugin --version --help" -- "$current")
     return
   fi
 
@@ -40,6 +40,7 @@ _consort() {
   local options
   case $command in
     devices | info) options="--json" ;;
+    pull) options="--sha256 --offline --json" ;;
     run) options="-p --prompt -n --n-tokens $placement --ctx --temp --top-k --top-p --min-p --seed
                   --repetition-penalty --frequency-penalty --presence-penalty --logit-bias --stop
                   --logprobs --stats --json" ;;
