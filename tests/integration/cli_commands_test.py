@@ -256,7 +256,7 @@ class Commands(unittest.TestCase):
 
     def test_every_command_has_help(self) -> None:
         text = run("--help").stdout
-        for command in ("devices", "info", "run", "tokenize", "logits", "eval", "bench", "plan"):
+        for command in ("devices", "pull", "info", "run", "tokenize", "logits", "eval", "bench", "plan"):
             self.assertRegex(text, rf"(?m)^  {command} ")
             done = run(command, "--help")
             self.assertEqual((done.returncode, done.stderr), (0, ""))
@@ -282,10 +282,10 @@ class Commands(unittest.TestCase):
         source = Path(os.environ["CONSORT_TEST_SOURCE"])
         page = (source / "docs/man/consort.1").read_text().replace("\\-", "-")
         completion = (source / "cli/completion/consort.bash").read_text()
-        for command in ("devices", "info", "run", "tokenize", "logits", "eval", "bench", "plan"):
+        for command in ("devices", "pull", "info", "run", "tokenize", "logits", "eval", "bench", "plan"):
             for option in re.findall(r"--[a-z-]+", run(command, "--help").stdout):
                 self.assertIn(option, completion, command)
-                if command in ("run", "tokenize", "eval", "plan") and option != "--help":
+                if command in ("pull", "run", "tokenize", "eval", "plan") and option != "--help":
                     self.assertIn(option, page, command)
 
 

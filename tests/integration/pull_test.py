@@ -97,7 +97,7 @@ class Pull(unittest.TestCase):
         self.hub = Hub()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, self.hub))
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.addCleanup(self.server.server_close)
         self.addCleanup(self.server.shutdown)
         self.root = f"http://127.0.0.1:{self.server.server_address[1]}"
