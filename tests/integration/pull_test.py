@@ -81,7 +81,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             return self.answer(404)
         etag = f'"{hashlib.md5(data).hexdigest()}"'
-        if self.headers["Range"] and self.headers["If-Range"] == etag:
+        if self.headers["Range"] and self.headers["If-Range"] in (None, etag):
             first = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
             if first >= len(data):
                 return self.answer(416, Content_Range=f"bytes */{len(data)}")
