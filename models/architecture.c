@@ -247,7 +247,7 @@ cs_status cs_architecture_read_config(const cs_architecture *architecture, const
   if (status != CS_OK) return status;
   config->norm_epsilon = (float)epsilon;
   config->rope_base = (float)base;
-  config->rope_mode = architecture->rope_mode;
+  config->rope_mode = cs_gguf_has_split_heads(gguf) ? CS_ROPE_HALF_SPLIT : architecture->rope_mode;
   status = read_experts(&r, architecture->experts, config);
   if (status == CS_OK) status = read_window(&r, config);
   if (status == CS_OK) status = cs_rope_read_scaling(&r, config->n_context, scaling);

@@ -5,15 +5,10 @@
  * for bytes that are there, and lookups need no further checks. */
 #include "models/gguf.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/dtype.h"
 #include "core/error.h"
@@ -42,7 +37,7 @@ cs_status cs_gguf_fail(const cs_gguf *gguf, cs_error *error, cs_status code, con
   va_start(arguments, format);
   vsnprintf(reason, sizeof reason, format, arguments);
   va_end(arguments);
-  cs_gguf_make_printable(reason);
+  cs_text_make_printable(reason);
   return cs_error_set(error, code, "%s: %s", gguf->label, reason);
 }
 
@@ -53,7 +48,7 @@ static int shown(cs_gguf_string string) {
 
 static cs_status fail_cut(const cs_gguf *gguf, cs_error *error, const char *where, uint64_t index) {
   return cs_gguf_fail(gguf, error, CS_CORRUPT, "%s %llu: the file ends too early, at byte %zu",
-                      where, (unsigned long long)index, gguf->bytes);
+                      where, (unsigned long long)index, gguf->file.bytes);
 }
 
 /* ---- cursor ------------------------------------------------------------------------------ */
@@ -180,8 +175,10 @@ static cs_status parse_entries(cs_gguf *gguf, cursor *c, uint64_t n, cs_error *e
     gguf->n_entries++;
     if (!take_string(c, &e->key) || !take_u32(c, &e->kind))
       return fail_cut(gguf, error, "metadata key", i);
+    e->raw = c->data + c->at;
     const cs_status status = parse_value(gguf, c, e, 0, error);
     if (status != CS_OK) return status;
+    e->raw_bytes = (size_t)(c->data + c->at - e->raw);
   }
   qsort(gguf->entries, gguf->n_entries, sizeof *gguf->entries, compare_entries);
   for (size_t i = 1; i < gguf->n_entries; i++) {
@@ -237,7 +234,7 @@ static int compare_tensors(const void *a, const void *b) {
                                  (*(const cs_gguf_tensor *const *)b)->name);
 }
 
-static cs_status sort_tensors(cs_gguf *gguf, cs_error *error) {
+cs_status cs_gguf_sort_tensors(cs_gguf *gguf, cs_error *error) {
   for (size_t i = 0; i < gguf->n_tensors; i++)
     gguf->by_name[i] = &gguf->tensors[i];
   qsort(gguf->by_name, gguf->n_tensors, sizeof *gguf->by_name, compare_tensors);
@@ -263,7 +260,7 @@ static cs_status parse_tensors(cs_gguf *gguf, cursor *c, uint64_t *offsets, cs_e
     status = size_tensor(gguf, t, error);
     if (status != CS_OK) return status;
   }
-  return sort_tensors(gguf, error);
+  return cs_gguf_sort_tensors(gguf, error);
 }
 
 static cs_status read_alignment(const cs_gguf *gguf, uint64_t *alignment, cs_error *error) {
@@ -306,7 +303,7 @@ static cs_status place_tensors(cs_gguf *gguf, const cursor *c, const uint64_t *o
 
 static cs_status parse_header(cs_gguf *gguf, cursor *c, uint64_t *n_tensors, uint64_t *n_entries,
                               cs_error *error) {
-  if (gguf->bytes == 0) return cs_gguf_fail(gguf, error, CS_CORRUPT, "the file is empty");
+  if (gguf->file.bytes == 0) return cs_gguf_fail(gguf, error, CS_CORRUPT, "the file is empty");
   const uint8_t *magic = take(c, 4);
   if (!magic || memcmp(magic, "GGUF", 4) != 0)
     return cs_gguf_fail(gguf, error, CS_CORRUPT, "not a GGUF file (wrong magic)");
@@ -324,7 +321,7 @@ static cs_status parse_header(cs_gguf *gguf, cursor *c, uint64_t *n_tensors, uin
 }
 
 static cs_status parse_file(cs_gguf *gguf, cs_error *error) {
-  cursor c = {.data = gguf->data, .bytes = gguf->bytes};
+  cursor c = {.data = gguf->file.data, .bytes = gguf->file.bytes};
   uint64_t n_tensors = 0;
   uint64_t n_entries = 0;
   cs_status status = parse_header(gguf, &c, &n_tensors, &n_entries, error);
@@ -356,39 +353,8 @@ static cs_gguf *create_named(const char *path) {
     free(gguf);
     return NULL;
   }
-  const size_t length = strlen(path);
-  const bool long_path = length >= CS_GGUF_LABEL_BYTES;
-  snprintf(gguf->label, CS_GGUF_LABEL_BYTES, "%s%s", long_path ? "..." : "",
-           long_path ? path + length - (CS_GGUF_LABEL_BYTES - 4) : path);
-  cs_gguf_make_printable(gguf->label);
+  cs_file_label(path, gguf->label);
   return gguf;
-}
-
-static cs_status map_file(cs_gguf *gguf, cs_error *error) {
-  const int file = open(gguf->path, O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    const bool absent = errno == ENOENT || errno == ENOTDIR;
-    return cs_gguf_fail(gguf, error, absent ? CS_NOT_FOUND : CS_IO, "%s",
-                        absent ? "no such file" : strerror(errno));
-  }
-  cs_status status = CS_OK;
-  struct stat information;
-  if (fstat(file, &information) != 0)
-    status = cs_gguf_fail(gguf, error, CS_IO, "%s", strerror(errno));
-  else if (!S_ISREG(information.st_mode))
-    status = cs_gguf_fail(gguf, error, CS_IO, "not a regular file");
-  else if (information.st_size > 0) {
-    void *data = mmap(NULL, (size_t)information.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-    if (data == MAP_FAILED) {
-      status = cs_gguf_fail(gguf, error, CS_IO, "cannot map: %s", strerror(errno));
-    } else {
-      gguf->data = data;
-      gguf->bytes = (size_t)information.st_size;
-      gguf->mapped = true;
-    }
-  }
-  close(file);
-  return status;
 }
 
 static cs_status finish_open(cs_gguf *gguf, cs_status status, cs_gguf **out, cs_error *error) {
@@ -401,11 +367,13 @@ static cs_status finish_open(cs_gguf *gguf, cs_status status, cs_gguf **out, cs_
   return CS_OK;
 }
 
-cs_status cs_gguf_open(const char *path, cs_gguf **out, cs_error *error) {
+cs_status cs_gguf_open_one(const char *path, cs_gguf **out, cs_error *error) {
   *out = NULL;
   cs_gguf *gguf = create_named(path);
   if (!gguf) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  return finish_open(gguf, map_file(gguf, error), out, error);
+  const cs_status status = cs_mapped_file_open(path, gguf->label, &gguf->file, error);
+  gguf->mapped = true;
+  return finish_open(gguf, status, out, error);
 }
 
 cs_status cs_gguf_open_memory(const char *name, const void *data, size_t bytes, cs_gguf **out,
@@ -413,8 +381,7 @@ cs_status cs_gguf_open_memory(const char *name, const void *data, size_t bytes, 
   *out = NULL;
   cs_gguf *gguf = create_named(name);
   if (!gguf) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  gguf->data = data;
-  gguf->bytes = bytes;
+  gguf->file = (cs_mapped_file){.data = data, .bytes = bytes};
   return finish_open(gguf, CS_OK, out, error);
 }
 
@@ -425,7 +392,11 @@ void cs_gguf_close(cs_gguf *gguf) {
   free(gguf->entries);
   free(gguf->tensors);
   free(gguf->by_name);
-  if (gguf->mapped) munmap((void *)gguf->data, gguf->bytes);
+  for (size_t i = 0; i < gguf->n_parts; i++)
+    cs_gguf_close(gguf->parts[i]);
+  free(gguf->parts);
+  if (gguf->source_destroy) gguf->source_destroy(gguf->source);
+  if (gguf->mapped) cs_mapped_file_close(&gguf->file);
   free(gguf->path);
   free(gguf);
 }

@@ -25,10 +25,15 @@ typedef struct cs_gguf_tensor {
   uint64_t dims[CS_MAX_RANK]; /* outermost first: the reverse of the file's order */
   const void *data;           /* borrowed from the mapping; NULL when dtype is CS_DTYPE_NONE */
   uint64_t bytes;
+  const void *const *parts; /* NULL, or the n_parts equal pieces that stand in place of data: one
+                               for each index of dims[0] */
+  uint64_t n_parts;
 } cs_gguf_tensor;
 
-/* Maps `path`. Errors name the file, the field and the reason: CS_NOT_FOUND, CS_IO, CS_CORRUPT,
- * CS_UNSUPPORTED (version, byte order), CS_OUT_OF_MEMORY. */
+/* Maps `path`, and the other files where it is one of several ("NAME-00001-of-00003.gguf", any of
+ * them): the metadata is the first one's, the tensors are all files'. Errors name the file, the
+ * field and the reason: CS_NOT_FOUND, CS_IO, CS_CORRUPT, CS_UNSUPPORTED (version, byte order),
+ * CS_OUT_OF_MEMORY. */
 cs_status cs_gguf_open(const char *path, cs_gguf **out, cs_error *error);
 
 /* The same over memory that outlives the result and is aligned as malloc does it (tests and
@@ -43,6 +48,9 @@ cs_status cs_gguf_fail(const cs_gguf *gguf, cs_error *error, cs_status code, con
                        ...) __attribute__((format(printf, 4, 5)));
 
 const char *cs_gguf_path(const cs_gguf *gguf);
+/* Whether RoPE's pairs are the halves of a head, (i, i + n_rot / 2), whatever the architecture's
+ * converter would have made of them: true for the transformers library's folders. */
+bool cs_gguf_has_split_heads(const cs_gguf *gguf);
 uint64_t cs_gguf_bytes(const cs_gguf *gguf); /* size of the file */
 size_t cs_gguf_n_tensors(const cs_gguf *gguf);
 const cs_gguf_tensor *cs_gguf_tensor_at(const cs_gguf *gguf, size_t index);

@@ -3,8 +3,7 @@
 #define MODELS_GGUF_INTERNAL_H
 
 #include "models/gguf.h"
-
-#define CS_GGUF_LABEL_BYTES 104
+#include "models/mapped_file.h"
 
 /* GGUF's own numbers for the kinds of metadata. */
 enum {
@@ -36,25 +35,35 @@ typedef struct cs_gguf_entry {
   uint64_t length;        /* of an array */
   const uint8_t *payload; /* the value, or an array's first element */
   uint64_t *offsets;      /* of an array of strings: where each one's length field stands, owned */
+  const uint8_t *raw;     /* all of the value as the file has it, an array's header included */
+  size_t raw_bytes;
 } cs_gguf_entry;
 
 struct cs_gguf {
   char *path;
-  char label[CS_GGUF_LABEL_BYTES]; /* the path as errors show it */
-  const uint8_t *data;
-  size_t bytes;
-  bool mapped;
+  char label[CS_FILE_LABEL_BYTES];
+  cs_mapped_file file;
+  bool mapped;            /* file is this object's to close */
   cs_gguf_entry *entries; /* sorted by key */
   size_t n_entries;
   cs_gguf_tensor *tensors; /* in the file's order */
   size_t n_tensors;
   const cs_gguf_tensor **by_name;
+  cs_gguf **parts; /* the further files of a model in several, owned */
+  size_t n_parts;
+  bool split_heads;
+  void *source; /* what the tensors point into when it is no GGUF file, owned */
+  void (*source_destroy)(void *source);
+  uint64_t source_bytes; /* of its files */
 };
+
+/* Sorts tensors by name; CS_CORRUPT names one that appears twice. */
+cs_status cs_gguf_sort_tensors(cs_gguf *gguf, cs_error *error);
+
+/* One file, whatever it says of others. */
+cs_status cs_gguf_open_one(const char *path, cs_gguf **out, cs_error *error);
 
 /* CS_DTYPE_NONE for a tensor type that is not known. */
 uint32_t cs_gguf_type_dtype(uint32_t file_type);
-
-/* Replaces control characters, so that text from a file stays on one line. */
-void cs_gguf_make_printable(char *text);
 
 #endif

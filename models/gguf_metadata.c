@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "models/gguf_internal.h"
+#include "models/mapped_file.h"
 #include "models/utf8.h"
 
 typedef struct tensor_type {
@@ -57,17 +58,19 @@ int cs_gguf_compare_strings(cs_gguf_string a, cs_gguf_string b) {
   return a.bytes < b.bytes ? -1 : a.bytes > b.bytes;
 }
 
-void cs_gguf_make_printable(char *text) {
-  for (; *text; text++)
-    if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
-}
-
 const char *cs_gguf_path(const cs_gguf *gguf) {
   return gguf->path;
 }
 
+bool cs_gguf_has_split_heads(const cs_gguf *gguf) {
+  return gguf->split_heads;
+}
+
 uint64_t cs_gguf_bytes(const cs_gguf *gguf) {
-  return gguf->bytes;
+  uint64_t bytes = gguf->source ? gguf->source_bytes : gguf->file.bytes;
+  for (size_t i = 0; i < gguf->n_parts; i++)
+    bytes += gguf->parts[i]->file.bytes;
+  return bytes;
 }
 
 size_t cs_gguf_n_tensors(const cs_gguf *gguf) {
@@ -173,7 +176,7 @@ void cs_gguf_copy_string(char *to, size_t capacity, cs_gguf_string from) {
     n += taken;
   }
   to[n] = '\0';
-  cs_gguf_make_printable(to);
+  cs_text_make_printable(to);
 }
 
 uint64_t cs_gguf_array_length(const cs_gguf *gguf, const char *key) {
@@ -190,7 +193,7 @@ bool cs_gguf_array_string(const cs_gguf *gguf, const char *key, uint64_t index,
                           cs_gguf_string *value) {
   const cs_gguf_entry *e = find_element(gguf, key, index);
   if (!e || e->element_kind != CS_GGUF_KIND_STRING) return false;
-  *value = decode_string(gguf->data + e->offsets[index]);
+  *value = decode_string(gguf->file.data + e->offsets[index]);
   return true;
 }
 

@@ -13,6 +13,8 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "models/huggingface.h"
+#include "models/mapped_file.h"
 #include "models/model_internal.h"
 
 #define SAMPLE_BYTES 256 /* of each weight that go into the fingerprint */
@@ -121,12 +123,14 @@ static uint64_t compute_fingerprint(const cs_model *model) {
   uint64_t hash = hash_config(&model->config);
   for (size_t i = 0; i < model->n_slots; i++) {
     const cs_model_weight *weight = &model->slots[i].weight;
-    const uint64_t n = weight->bytes < SAMPLE_BYTES ? weight->bytes : SAMPLE_BYTES;
-    const uint64_t from = (weight->bytes - n) / 2;
+    const void *data = weight->parts ? weight->parts[weight->dims[0] / 2] : weight->data;
+    const uint64_t bytes = weight->parts ? weight->bytes / weight->dims[0] : weight->bytes;
+    const uint64_t n = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
+    const uint64_t from = (bytes - n) / 2;
     hash = XXH64(weight->name, strlen(weight->name), hash);
     hash = XXH64(&weight->dtype, sizeof weight->dtype, hash);
     hash = XXH64(weight->dims, sizeof weight->dims, hash);
-    hash = XXH64((const uint8_t *)weight->data + from, (size_t)n, hash);
+    hash = XXH64((const uint8_t *)data + from, (size_t)n, hash);
   }
   return hash;
 }
@@ -200,6 +204,7 @@ static cs_status load_tensor(cs_model *model, int32_t layer, cs_weight_role role
   weight->dtype = tensor->dtype;
   weight->data = tensor->data;
   weight->bytes = tensor->bytes;
+  weight->parts = tensor->parts;
   return CS_OK;
 }
 
@@ -306,14 +311,18 @@ static cs_status load_model(cs_model *model, cs_gguf_string architecture_name, c
   return status;
 }
 
-/* Opens the file and finds general.architecture; *out is to be released also on failure. */
-static cs_status open_file(const char *path, cs_model **out, cs_gguf_string *architecture,
-                           cs_error *error) {
+typedef cs_status (*open_fn)(const char *path, cs_gguf **out, cs_error *error);
+
+/* Opens the file or folder and finds general.architecture; *out is to be released also on failure.
+ */
+static cs_status open_file(const char *path, open_fn open_folder, cs_model **out,
+                           cs_gguf_string *architecture, cs_error *error) {
+  const open_fn open = cs_file_is_folder(path) ? open_folder : cs_gguf_open;
   *out = NULL;
   cs_model *model = cs_model_create(path);
   if (!model) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
   *out = model;
-  const cs_status status = cs_gguf_open(path, &model->gguf, error);
+  const cs_status status = open(path, &model->gguf, error);
   if (status != CS_OK) return status;
   if (!cs_gguf_get_string(model->gguf, "general.architecture", architecture))
     return cs_gguf_fail(model->gguf, error, CS_CORRUPT, "key \"general.architecture\" is missing");
@@ -324,7 +333,7 @@ cs_status cs_model_open(const char *path, cs_model **out, cs_error *error) {
   cs_model *model;
   cs_gguf_string architecture;
   *out = NULL;
-  cs_status status = open_file(path, &model, &architecture, error);
+  cs_status status = open_file(path, cs_huggingface_open, &model, &architecture, error);
   if (status == CS_OK) status = load_model(model, architecture, error);
   if (status != CS_OK) {
     cs_model_release(model);
@@ -339,7 +348,7 @@ cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *e
   cs_model *model;
   cs_gguf_string text;
   *out = NULL;
-  cs_status status = open_file(path, &model, &text, error);
+  cs_status status = open_file(path, cs_huggingface_open_vocabulary, &model, &text, error);
   if (status != CS_OK) goto err_release;
   cs_gguf_copy_string(model->config.architecture, sizeof model->config.architecture, text);
   if (cs_gguf_get_string(model->gguf, "general.name", &text))
@@ -406,6 +415,20 @@ size_t cs_model_n_weights(const cs_model *model) {
 
 const cs_model_weight *cs_model_weight_at(const cs_model *model, size_t key) {
   return key < model->n_slots ? &model->slots[key].weight : NULL;
+}
+
+cs_status cs_model_weight_bytes_of(const cs_model_weight *weight, const void **data, void **owned,
+                                   cs_error *error) {
+  *data = weight->data;
+  *owned = NULL;
+  if (!weight->parts) return CS_OK;
+  const size_t part_bytes = (size_t)(weight->bytes / weight->dims[0]);
+  uint8_t *joined = malloc((size_t)weight->bytes);
+  if (!joined) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  for (uint64_t i = 0; i < weight->dims[0]; i++)
+    memcpy(joined + i * part_bytes, weight->parts[i], part_bytes);
+  *data = *owned = joined;
+  return CS_OK;
 }
 
 uint32_t cs_model_weight_key(const cs_model *model, int32_t layer, cs_weight_role role) {

@@ -46,13 +46,15 @@ typedef struct cs_model_weight {
   uint32_t usage; /* CS_USAGE_*; 0 for plain weights, which are uploaded as they are */
   uint32_t rank;
   uint64_t dims[CS_MAX_RANK];
-  const void *data; /* borrowed from the model */
+  const void *data; /* borrowed from the model; NULL where parts stand in its place */
   uint64_t bytes;
-  int32_t layer; /* -1 outside the layers */
+  const void *const *parts; /* equal pieces, one for each index of dims[0], or NULL */
+  int32_t layer;            /* -1 outside the layers */
 } cs_model_weight;
 
-/* CS_UNSUPPORTED names the architecture or tensor type, CS_CORRUPT the tensor or key that is
- * missing or has the wrong shape; all name the file. */
+/* `path` is a GGUF file (of a model in several files, any one), or a folder as the transformers
+ * library saves it. CS_UNSUPPORTED names the architecture or tensor type, CS_CORRUPT the tensor or
+ * key that is missing or has the wrong shape; all name the file. */
 cs_status cs_model_open(const char *path, cs_model **out, cs_error *error);
 
 /* The tokenizer alone, of a file of any architecture, vocabulary-only files included: the model has
@@ -82,6 +84,10 @@ uint64_t cs_model_fingerprint(const cs_model *model);
  * tables that the model computes itself, such as RoPE's inverse frequencies. */
 size_t cs_model_n_weights(const cs_model *model);
 const cs_model_weight *cs_model_weight_at(const cs_model *model, size_t key);
+/* All bytes of a weight, contiguous: weight->data, or a joined copy that *owned says to free after
+ * use. CS_OUT_OF_MEMORY. */
+cs_status cs_model_weight_bytes_of(const cs_model_weight *weight, const void **data, void **owned,
+                                   cs_error *error);
 /* Parameters in matrices that every token passes (2 FLOP each), and bytes of all weights. */
 uint64_t cs_model_matmul_parameters(const cs_model *model);
 uint64_t cs_model_weight_bytes(const cs_model *model);

@@ -65,8 +65,12 @@ static void collect_usages(weight_loader *loader, const cs_op_list *list) {
 
 static cs_status pack(const cs_model_weight *from, uint32_t usage, cs_device *device,
                       cs_buffer **out, cs_error *error) {
+  const void *data;
+  void *owned;
+  cs_status status = cs_model_weight_bytes_of(from, &data, &owned, error);
+  if (status) return status;
   const cs_weight_part part = {
-      .struct_size = sizeof part, .dtype = from->dtype, .data = from->data, .bytes = from->bytes};
+      .struct_size = sizeof part, .dtype = from->dtype, .data = data, .bytes = from->bytes};
   cs_weight weight = {.struct_size = sizeof weight,
                       .source = CS_WEIGHT_GGUF,
                       .dtype = from->dtype,
@@ -77,7 +81,9 @@ static cs_status pack(const cs_model_weight *from, uint32_t usage, cs_device *de
                       .parts = &part};
   memcpy(weight.dims, from->dims, sizeof weight.dims);
   cs_packed_info info = {.struct_size = sizeof info};
-  return cs_buffer_create_packed(device, &weight, out, &info, error);
+  status = cs_buffer_create_packed(device, &weight, out, &info, error);
+  free(owned);
+  return status;
 }
 
 static cs_status upload(const cs_model_weight *from, cs_device *device, cs_buffer **out,

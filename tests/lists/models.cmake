@@ -17,11 +17,12 @@ endif()
 file(GLOB fuzz_library CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/models/*.c)
 list(APPEND fuzz_library ${PROJECT_SOURCE_DIR}/core/error.c ${PROJECT_SOURCE_DIR}/core/dtype.c
      ${PROJECT_SOURCE_DIR}/core/op_list.c)
-foreach(target gguf tokenizer)
+pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+foreach(target gguf tokenizer safetensors config)
   set(source ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/${target}_fuzz.c)
   set(corpus ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${target})
   add_executable(${target}_replay ${source} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/replay.c)
-  target_link_libraries(${target}_replay PRIVATE consort_models)
+  target_link_libraries(${target}_replay PRIVATE consort_models PkgConfig::JANSSON)
   target_include_directories(${target}_replay PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   set_target_properties(${target}_replay PROPERTIES RUNTIME_OUTPUT_DIRECTORY
                                                     ${CMAKE_BINARY_DIR}/tests)
@@ -34,7 +35,7 @@ foreach(target gguf tokenizer)
       COMMAND ${CONSORT_CLANG} -std=c11 -D_GNU_SOURCE -O1 -g -fsanitize=fuzzer,address,undefined
               -fno-sanitize-recover=all -I${PROJECT_SOURCE_DIR}
               -I${PROJECT_SOURCE_DIR}/core/include -I${CMAKE_CURRENT_SOURCE_DIR}/unit ${source}
-              ${fuzz_library} -lxxhash -lm -o ${fuzzer}
+              ${fuzz_library} -lxxhash -ljansson -lm -o ${fuzzer}
       DEPENDS ${source} ${fuzz_library}
       COMMENT "Building the fuzz target ${target}")
     add_custom_target(${target}_fuzzer ALL DEPENDS ${fuzzer})
