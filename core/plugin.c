@@ -100,9 +100,10 @@ static cs_status start_instance(cs_module *module, const cs_host *host, cs_error
   return cs_error_set(error, CS_UNSUPPORTED, "reports %u devices", n_devices);
 }
 
-static cs_status load(cs_module *module, const cs_host *host, bool probe, cs_error *error) {
+static cs_status load(cs_module *module, const cs_host *host, const char *probe, cs_error *error) {
   cs_status status = cs_manifest_check_host(&module->manifest, error);
-  if (status == CS_OK && probe) status = cs_plugin_probe(module->manifest.library, host, error);
+  if (status == CS_OK && probe)
+    status = cs_plugin_probe(probe, module->manifest.library, CS_PROBE_TIMEOUT_MS, error);
   cs_plugin_query_fn query = NULL;
   if (status == CS_OK) status = open_library(module, &query, error);
   if (status == CS_OK) status = negotiate(module, query, host, error);
@@ -110,7 +111,7 @@ static cs_status load(cs_module *module, const cs_host *host, bool probe, cs_err
   return status;
 }
 
-void cs_module_load(cs_module *module, const cs_host *host, cs_log *log, bool probe) {
+void cs_module_load(cs_module *module, const cs_host *host, cs_log *log, const char *probe) {
   pthread_mutex_lock(&module->mutex);
   if (!module->tried) {
     cs_error error = CS_ERROR_INIT;

@@ -54,9 +54,9 @@ cs_module *cs_module_create(cs_manifest *manifest);
 void cs_module_destroy(cs_module *module);
 
 /* Opens the library, negotiates the version, checks the tables and starts the instance, unless
- * that was tried before; the outcome is in module->failure. With `probe` a child process does it
- * first, so that a crash is told instead of taking the host down. Free-threaded. */
-void cs_module_load(cs_module *module, const cs_host *host, cs_log *log, bool probe);
+ * that was tried before; the outcome is in module->failure. `probe` (may be NULL) is a program that
+ * does it first, so that a crash is told instead of taking the host down. Free-threaded. */
+void cs_module_load(cs_module *module, const cs_host *host, cs_log *log, const char *probe);
 
 /* Stores a failure as if loading had been tried. */
 void cs_module_refuse(cs_module *module, const char *failure);
@@ -82,8 +82,15 @@ bool cs_tables_has(const cs_tables *tables, uint32_t table_id);
 
 /* ---- core/plugin_probe.c ---- */
 
-/* Runs the start of a plugin in a child process. CS_FAILED when the child crashed or did not
- * answer in time, CS_OK whenever it lived, whatever it answered. */
-cs_status cs_plugin_probe(const char *library, const cs_host *host, cs_error *error);
+#define CS_PROBE_PROGRAM    "consort-probe"
+#define CS_PROBE_DESCRIPTOR 3
+#define CS_PROBE_END        "." /* the last byte of a probe that came to its own end */
+#define CS_PROBE_TIMEOUT_MS 10000
+
+/* Has the program `probe` start the plugin and end it. CS_FAILED when that crashed or ended the
+ * process, CS_TIMEOUT when it did not answer in time, CS_IO when the program could not run; CS_OK
+ * whenever it lived, whatever the plugin answered. */
+cs_status cs_plugin_probe(const char *probe, const char *library, uint32_t timeout_ms,
+                          cs_error *error);
 
 #endif

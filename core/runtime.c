@@ -55,16 +55,16 @@ static cs_host_services *create_services(cs_log *log) {
 
 /* ---- finding manifests ---- */
 
-/* Fills `out` with a default folder of plugins: beside the library that holds this code, or, for
- * a program that holds it itself, beside the program's own folder. */
-static void default_system_dir(char *out, size_t bytes) {
+/* Fills `out` with what lies at consort/NAME beside the library that holds this code, or, for a
+ * program that holds it itself, beside the program's own folder; empty when nobody can say where.
+ */
+static void find_beside(const char *name, char *out, size_t bytes) {
   Dl_info info;
   char path[PATH_MAX];
   out[0] = '\0';
-  if (dladdr((void *)&default_system_dir, &info) && info.dli_fname &&
-      realpath(info.dli_fname, path)) {
+  if (dladdr((void *)&find_beside, &info) && info.dli_fname && realpath(info.dli_fname, path)) {
     *strrchr(path, '/') = '\0';
-    snprintf(out, bytes, "%s/consort/plugins", path);
+    snprintf(out, bytes, "%s/consort/%s", path, name);
     if (access(out, R_OK) == 0) return;
   }
   const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
@@ -72,7 +72,7 @@ static void default_system_dir(char *out, size_t bytes) {
   path[n] = '\0';
   char *slash = strrchr(path, '/');
   if (slash) *slash = '\0';
-  snprintf(out, bytes, "%s/../lib/consort/plugins", path);
+  snprintf(out, bytes, "%s/../lib/consort/%s", path, name);
 }
 
 static int is_manifest(const struct dirent *entry) {
@@ -195,7 +195,7 @@ static cs_status find_plugins(cs_runtime *runtime, const cs_runtime_options *opt
   if (options->system_dir) {
     snprintf(folder, sizeof folder, "%s", options->system_dir);
   } else {
-    default_system_dir(folder, sizeof folder);
+    find_beside("plugins", folder, sizeof folder);
   }
   cs_status status = folder[0] ? scan_folder(runtime, folder, error) : CS_OK;
   if (status == CS_OK && !options->skip_user_dir) status = scan_user_folder(runtime, error);
@@ -226,7 +226,23 @@ static void destroy(cs_runtime *runtime) {
     cs_log_destroy(runtime->log);
   }
   pthread_mutex_destroy(&runtime->mutex);
+  free(runtime->probe);
   free(runtime);
+}
+
+/* Without the program plugins are started all the same: who packs Consort may have left it out.
+ * false when out of memory. */
+static bool find_probe(cs_runtime *runtime) {
+  char path[PATH_MAX];
+  find_beside(CS_PROBE_PROGRAM, path, sizeof path);
+  if (access(path, X_OK) != 0) {
+    cs_log_write(runtime->log, CS_LOG_WARN,
+                 "%s is missing: a plugin that crashes when it starts takes this program with it",
+                 path[0] ? path : CS_PROBE_PROGRAM);
+    return true;
+  }
+  runtime->probe = strdup(path);
+  return runtime->probe != NULL;
 }
 
 cs_status cs_runtime_create(const cs_runtime_options *options, cs_runtime **out, cs_error *error) {
@@ -239,7 +255,6 @@ cs_status cs_runtime_create(const cs_runtime_options *options, cs_runtime **out,
   if (pthread_mutex_init(&runtime->mutex, NULL) != 0) goto err_free_runtime;
   atomic_init(&runtime->refs, 1);
   atomic_init(&runtime->user_refs, 1);
-  runtime->probe = options->probe;
   runtime->log = cs_log_create(options->log_level, options->log_sink, options->log_user);
   runtime->services = create_services(runtime->log);
   runtime->modules = calloc(MANIFESTS_MAX, sizeof *runtime->modules);
@@ -251,6 +266,7 @@ cs_status cs_runtime_create(const cs_runtime_options *options, cs_runtime **out,
     runtime->validator = cs_validator_create(runtime->log);
     if (!runtime->validator) goto err_destroy;
   }
+  if (options->probe && !find_probe(runtime)) goto err_destroy;
   status = find_plugins(runtime, options, error);
   if (status != CS_OK) goto err_destroy_told;
   *out = runtime;

@@ -15,9 +15,9 @@ typedef struct cs_runtime_options {
   bool skip_user_dir;     /* else $XDG_DATA_HOME/consort/plugins or ~/.local/share/... */
   bool skip_environment;  /* else CONSORT_PLUGIN_PATH, ignored with raised rights */
   bool validate;          /* or CONSORT_VALIDATE=1 */
-  bool probe;             /* query each plugin in a child process first: one that crashes is told */
-  uint32_t log_level;     /* CS_LOG_* */
-  cs_log_sink log_sink;   /* NULL: standard error */
+  bool probe; /* start each plugin in a process of its own first: one that crashes is told */
+  uint32_t log_level;   /* CS_LOG_* */
+  cs_log_sink log_sink; /* NULL: standard error */
   void *log_user;
 } cs_runtime_options;
 

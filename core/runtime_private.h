@@ -19,7 +19,7 @@ struct cs_runtime {
   atomic_uint user_refs; /* owners alone: the last one to go asks for a leak report */
   cs_host_services *services;
   cs_log *log;
-  bool probe;
+  char *probe;         /* the program that tries plugins first; NULL: nothing does. Owned */
   cs_module **modules; /* sorted by name; constant after create */
   uint32_t n_modules;
   pthread_mutex_t mutex;

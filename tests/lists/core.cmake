@@ -31,12 +31,18 @@ core_add_fake(faulty no-execution FAKE_FAULT=FAKE_NO_EXECUTION)
 core_add_fake(faulty silent FAKE_FAULT=FAKE_SILENT)
 core_add_fake(crashing crash-query FAKE_FAULT=FAKE_CRASH_QUERY)
 core_add_fake(crashing crash-start FAKE_FAULT=FAKE_CRASH_START)
+core_add_fake(crashing crash-end FAKE_FAULT=FAKE_CRASH_END)
+core_add_fake(crashing abort-query FAKE_FAULT=FAKE_ABORT_QUERY)
+core_add_fake(crashing exit-start FAKE_FAULT=FAKE_EXIT_START)
+core_add_fake(hanging hang-start FAKE_FAULT=FAKE_HANG_START)
 
 file(GLOB core_tests CONFIGURE_DEPENDS unit/core_*_test.c)
 foreach(path ${core_tests})
   get_filename_component(name ${path} NAME_WE)
   consort_add_unit_test(${name} consort_core)
-  target_compile_definitions(${name} PRIVATE CORE_TEST_PLUGINS="${CORE_TEST_PLUGINS}")
+  target_compile_definitions(${name} PRIVATE CORE_TEST_PLUGINS="${CORE_TEST_PLUGINS}"
+                                             CORE_TEST_PROBE="$<TARGET_FILE:consort_probe>")
+  add_dependencies(${name} consort_probe)
 endforeach()
 
 # The executor under the validation layer: correct use has no findings.

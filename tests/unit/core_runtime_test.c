@@ -3,7 +3,10 @@
 
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
+
+#include "core/plugin.h"
 
 typedef struct expectation {
   const char *name;
@@ -227,8 +230,30 @@ static void a_plugin_that_crashes_is_told_and_the_others_go_on(void **state) {
   unsetenv("CONSORT_PLUGIN_PATH");
   assert_string_equal(find(runtime, "crash-query").failure, "crashed with signal 11 when queried");
   assert_string_equal(find(runtime, "crash-start").failure, "crashed with signal 11 when started");
+  assert_string_equal(find(runtime, "crash-end").failure, "crashed with signal 11 when ended");
+  assert_string_equal(find(runtime, "abort-query").failure, "crashed with signal 6 when queried");
+  assert_string_equal(find(runtime, "exit-start").failure,
+                      "ended the process (status 3) when started");
   assert_null(find(runtime, "fake").failure);
   cs_runtime_release(runtime);
+}
+
+static void a_plugin_that_hangs_is_killed_at_the_deadline(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  assert_int_equal(cs_plugin_probe(CORE_TEST_PROBE,
+                                   CORE_TEST_PLUGINS "/hanging/consort-hang-start.so", 400, &error),
+                   CS_TIMEOUT);
+  assert_string_equal(error.message, "did not answer within 0.4 s when started");
+  assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nothing is left behind */
+}
+
+static void a_missing_probe_is_told_in_one_line(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  assert_int_equal(cs_plugin_probe("/nowhere/consort-probe", "x.so", 400, &error), CS_IO);
+  assert_string_equal(error.message,
+                      "cannot be probed: /nowhere/consort-probe: No such file or directory");
 }
 
 static void an_empty_or_missing_folder_is_no_failure(void **state) {
@@ -254,6 +279,8 @@ int main(void) {
       cmocka_unit_test(libraries_that_cannot_be_loaded_are_told),
       cmocka_unit_test(later_folders_override_earlier_ones),
       cmocka_unit_test(a_plugin_that_crashes_is_told_and_the_others_go_on),
+      cmocka_unit_test(a_plugin_that_hangs_is_killed_at_the_deadline),
+      cmocka_unit_test(a_missing_probe_is_told_in_one_line),
       cmocka_unit_test(an_empty_or_missing_folder_is_no_failure),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,6 +30,10 @@
 #define FAKE_BAD_ALIGN     12
 #define FAKE_NO_EXECUTION  13
 #define FAKE_SILENT        14
+#define FAKE_ABORT_QUERY   15
+#define FAKE_EXIT_START    16
+#define FAKE_HANG_START    17
+#define FAKE_CRASH_END     18
 
 #ifndef FAKE_FAULT
 #define FAKE_FAULT FAKE_NONE
@@ -76,6 +80,8 @@ struct cs_plugin_program {
 static cs_status instance_create(const cs_host *host, cs_plugin_instance **out, cs_error *error) {
   *out = NULL;
   if (FAKE_FAULT == FAKE_CRASH_START) raise(SIGSEGV);
+  if (FAKE_FAULT == FAKE_EXIT_START) exit(3);
+  if (FAKE_FAULT == FAKE_HANG_START) pause();
   if (FAKE_FAULT == FAKE_SILENT) return CS_FAILED;
   if (FAKE_FAULT == FAKE_NO_DRIVER) {
     return cs_sdk_error(error, CS_NOT_FOUND, 0, "no driver\nfor a fake");
@@ -88,6 +94,7 @@ static cs_status instance_create(const cs_host *host, cs_plugin_instance **out, 
 }
 
 static void instance_destroy(cs_plugin_instance *instance) {
+  if (FAKE_FAULT == FAKE_CRASH_END) raise(SIGSEGV);
   instance->host->deallocate(instance->host->context, instance);
 }
 
@@ -539,6 +546,7 @@ static const void *find_table(uint32_t id, uint32_t revision) {
 
 cs_status cs_plugin_query(const cs_host *host, cs_plugin *plugin) {
   if (FAKE_FAULT == FAKE_CRASH_QUERY) raise(SIGSEGV);
+  if (FAKE_FAULT == FAKE_ABORT_QUERY) abort();
   if (FAKE_FAULT == FAKE_QUERY_REFUSES) return CS_UNSUPPORTED;
   const char *name = FAKE_FAULT == FAKE_OTHER_NAME ? "somebody-else" : FAKE_NAME;
   const cs_status status = cs_sdk_query(host, plugin, name, "1.0", "tests", find_table);
