@@ -84,14 +84,22 @@ static json_t *logprobs_json(const consort_generate_result *result) {
   return list;
 }
 
+/* How the KV cache was moved. */
+static const char *path_name(const consort_generate_result *result) {
+  if (result->kv_pieces == 0) return "none";
+  if (result->kv_direct == 0) return "staged";
+  return result->kv_path == CONSORT_KV_SHARED ? "shared" : "peer";
+}
+
 static int print_json(const consort_session *session, const consort_generate_result *result) {
   json_t *tokens = json_array();
   for (uint32_t i = 0; i < result->n_tokens; i++)
     json_array_append_new(tokens, json_integer(result->tokens[i]));
-  json_t *transfer = json_pack("{sI so so sI sb}", "bytes", (json_int_t)result->kv_bytes, "ms",
-                               cli_json_number(result->kv_ms), "exposed_ms",
-                               cli_json_number(result->kv_exposed_ms), "pieces",
-                               (json_int_t)result->kv_pieces, "verified", (int)result->kv_verified);
+  json_t *transfer = json_pack(
+      "{sI so so sI sb ss sI}", "bytes", (json_int_t)result->kv_bytes, "ms",
+      cli_json_number(result->kv_ms), "exposed_ms", cli_json_number(result->kv_exposed_ms),
+      "pieces", (json_int_t)result->kv_pieces, "verified", (int)result->kv_verified, "path",
+      path_name(result), "direct_pieces", (json_int_t)result->kv_direct);
   return cli_print_json(
       json_pack("{so so ss so si so so s{so so} s{so so} so so so}", "text",
                 cli_json_text(result->text, result->text_bytes), "tokens", tokens, "finish",
@@ -130,9 +138,9 @@ static void print_stats(const consort_session *session, const consort_generate_r
   if (result->kv_pieces == 0) {
     fprintf(stderr, "  %-12s nothing moved\n", "KV");
   } else {
-    fprintf(stderr, "  %-12s %s in %llu pieces, %s\n", "KV moved",
+    fprintf(stderr, "  %-12s %s in %llu pieces, %s, %s\n", "KV moved",
             cli_format_bytes(result->kv_bytes, bytes), (unsigned long long)result->kv_pieces,
-            result->kv_verified ? "all verified" : "not verified");
+            path_name(result), result->kv_verified ? "all verified" : "not verified");
     fprintf(stderr, "  %-12s %.2f ms, of which %.2f ms exposed\n", "KV transfer", result->kv_ms,
             result->kv_exposed_ms);
   }

@@ -87,6 +87,18 @@ err_free:
   return status;
 }
 
+cs_status cs_buffer_adopt(cs_device *device, cs_plugin_memory *memory, uint64_t bytes,
+                          cs_buffer **out, cs_error *error) {
+  *out = new_buffer(device, bytes, CS_MEMORY_DEVICE);
+  if (!*out) {
+    device->tables->memory.memory_free(device->handle, memory);
+    return no_memory(device, sizeof **out, error);
+  }
+  (*out)->memory = memory;
+  keep_books(*out);
+  return CS_OK;
+}
+
 static cs_status check_weight(const cs_device *device, const cs_weight *weight, cs_error *error) {
   const char *fault = NULL;
   uint64_t n = 1;

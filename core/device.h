@@ -86,6 +86,18 @@ cs_status cs_program_create(cs_device *device, const cs_op *ops, uint32_t n_ops,
 void cs_program_destroy(cs_program *program);
 cs_status cs_program_launch(cs_stream *stream, cs_program *program, cs_error *error);
 
+/* ---- memory of another device: core/peer.c ---- */
+
+/* Whether cs_stream_peer_copy on a stream of `from` may write to memory of `to`. */
+bool cs_device_reaches(const cs_device *from, const cs_device *to);
+/* A copy to a buffer of the same device or of one that it reaches; CS_UNSUPPORTED otherwise. */
+cs_status cs_stream_peer_copy(cs_stream *stream, cs_buffer *to, uint64_t to_offset,
+                              const cs_buffer *from, uint64_t from_offset, uint64_t bytes,
+                              cs_error *error);
+/* The same memory as a buffer of `with`, to be destroyed before `buffer`. CS_UNSUPPORTED when the
+ * plugins have no kind of external memory in common. */
+cs_status cs_buffer_share(cs_buffer *buffer, cs_device *with, cs_buffer **out, cs_error *error);
+
 /* ---- semaphores: core/semaphore.c ---- */
 
 cs_status cs_semaphore_create(cs_device *device, uint64_t initial, cs_semaphore **out,

@@ -120,6 +120,10 @@ static inline bool cs_range_fits(uint64_t offset, uint64_t bytes, uint64_t limit
   return offset <= limit && bytes <= limit - offset;
 }
 
+/* A buffer of memory that the plugin has made some other way; takes it over in any case. */
+cs_status cs_buffer_adopt(cs_device *device, cs_plugin_memory *memory, uint64_t bytes,
+                          cs_buffer **out, cs_error *error);
+
 /* Ops as a plugin may see them: id, operand count, strides, and each operand's dtype, rank,
  * extents, alignment and, with `bound`, memory. CS_INVALID_ARGUMENT names op and operand. */
 cs_status cs_ops_check(const cs_device *device, const cs_op *ops, uint32_t n_ops, bool bound,

@@ -131,6 +131,7 @@ static void visit_piece(message_codec *codec, cs_kv_piece_message *body) {
   codec_u32(codec, &body->first_token, "first_token");
   codec_u32(codec, &body->n_tokens, "n_tokens");
   codec_u32(codec, &body->dtype, "dtype");
+  codec_u32(codec, &body->place, "place");
   codec_u64(codec, &body->sum, "sum");
   codec_blob(codec, &body->payload, 1, "payload");
 }
@@ -146,6 +147,8 @@ static void visit_commit(message_codec *codec, cs_commit_message *body) {
   codec_u64(codec, &body->bytes, "bytes");
   codec_u64(codec, &body->transfer_us, "transfer_us");
   codec_u64(codec, &body->exposed_us, "exposed_us");
+  codec_u64(codec, &body->n_direct, "n_direct");
+  codec_u32(codec, &body->direct_path, "direct_path");
 }
 
 static void visit_done(message_codec *codec, cs_done_message *body) {

@@ -88,7 +88,8 @@ typedef struct cs_kv_piece_message {
   uint32_t first_token;
   uint32_t n_tokens;
   uint32_t dtype;
-  uint64_t sum; /* of the payload, by the rule of consort/ops.h */
+  uint32_t place; /* 0: the payload has the bytes; else they lie in this berth (transfer_dock.h) */
+  uint64_t sum;   /* of the bytes, by the rule of consort/ops.h */
   cs_blob payload;
 } cs_kv_piece_message;
 
@@ -103,6 +104,8 @@ typedef struct cs_commit_message {
   uint64_t bytes;
   uint64_t transfer_us; /* first gather to commit */
   uint64_t exposed_us;  /* last prefill op to commit */
+  uint64_t n_direct;    /* pieces that did not go through host memory */
+  uint32_t direct_path; /* by which path they came: CS_KV_PATH_* */
 } cs_commit_message;
 
 typedef struct cs_token_message {

@@ -267,6 +267,9 @@ static cs_status start(consort_session *session, const consort_session_options *
     if (!status)
       status = cs_worker_connect(session->prefill, CS_SESSION_DECODE_PEER,
                                  cs_worker_link(session->decode), error);
+    if (!status && !tuning->staged)
+      cs_worker_connect_dock(session->prefill, CS_SESSION_DECODE_PEER,
+                             cs_worker_dock(session->decode));
   }
   if (status) return status;
   const cs_router_options router = {.inbox = session->inbox,

@@ -36,6 +36,7 @@ typedef struct cs_session_tuning {
   uint64_t step_timeout_us;
   uint64_t silence_us;
   uint64_t transfer_us;
+  uint32_t staged; /* 1: KV goes through host memory even where devices reach each other */
 } cs_session_tuning;
 
 /* consort_session_create with a tuning (may be NULL). */

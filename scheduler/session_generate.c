@@ -283,6 +283,8 @@ static void give_result(const consort_session *session, generation *one,
       .kv_ms = (double)report->transfer.transfer_us / 1e3,
       .kv_exposed_ms = (double)report->transfer.exposed_us / 1e3,
       .kv_pieces = report->transfer.n_pieces,
+      .kv_path = report->transfer.direct_path,
+      .kv_direct = report->transfer.n_direct,
       .logprobs = one->logprobs,
       .n_logprobs = one->options.n_logprobs,
       .finish = finish_of(one)};

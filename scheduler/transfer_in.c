@@ -22,6 +22,8 @@ struct cs_receipt {
   uint32_t n_cached;
   uint32_t *next_token; /* (n_layers) */
   uint64_t n_pieces;
+  uint64_t n_direct;
+  uint32_t direct_path;
   uint64_t bytes;
   cs_status status; /* the first failure */
   cs_error error;
@@ -30,6 +32,7 @@ struct cs_receipt {
 typedef struct receive_slot {
   cs_receipt *receipt; /* NULL: idle */
   uint64_t expected_sum;
+  uint32_t place; /* given back when the slot is done; 0: none */
   uint32_t layer;
   uint32_t first_token;
   uint32_t n_tokens;
@@ -46,6 +49,7 @@ struct cs_receiver {
   uint32_t max_tokens;
   uint32_t max_blocks;
   receive_port ports[MAX_PORTS]; /* one a device */
+  cs_dock *dock;
 };
 
 cs_status cs_receiver_create(cs_kv_cache *cache, uint32_t max_tokens, uint32_t max_blocks,
@@ -53,14 +57,29 @@ cs_status cs_receiver_create(cs_kv_cache *cache, uint32_t max_tokens, uint32_t m
   *out = calloc(1, sizeof **out);
   if (!*out) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for KV transfer");
   **out = (cs_receiver){.cache = cache, .max_tokens = max_tokens, .max_blocks = max_blocks};
-  return CS_OK;
+  const cs_status status = cs_dock_create(cache, &(*out)->dock, error);
+  if (status) {
+    free(*out);
+    *out = NULL;
+  }
+  return status;
 }
 
 void cs_receiver_destroy(cs_receiver *receiver) {
   if (!receiver) return;
   for (uint32_t i = 0; i < MAX_PORTS; i++)
     cs_port_destroy(receiver->ports[i].port);
+  cs_dock_destroy(receiver->dock);
   free(receiver);
+}
+
+cs_dock *cs_receiver_dock(cs_receiver *receiver) {
+  return receiver->dock;
+}
+
+/* A repeated message must not free what the first one reads: only a place that nobody claimed. */
+void cs_receiver_drop(cs_receiver *receiver, const cs_kv_piece_message *piece) {
+  if (piece->place) cs_dock_drop(receiver->dock, piece->place);
 }
 
 cs_kv_wire cs_receiver_wire(const cs_receiver *receiver) {
@@ -123,6 +142,10 @@ static void finish_slot(receive_port *port, uint32_t index, uint64_t timeout_us)
   else if (sum != slot->expected_sum)
     fail_piece(receipt, slot->layer, slot->first_token, slot->n_tokens,
                "damaged on the way, its checksum differs");
+  if (!slot->place) return;
+  /* Doubtful bytes on a direct path: the next pieces go through host memory. */
+  if (status || sum != slot->expected_sum) cs_dock_fail(receipt->receiver->dock, slot->place);
+  cs_dock_give(receipt->receiver->dock, slot->place);
 }
 
 static void finish_all(cs_receiver *receiver, uint64_t timeout_us) {
@@ -168,18 +191,36 @@ static cs_status check_piece(cs_receipt *receipt, const cs_kv_piece_message *pie
     why = "past the end of what was asked for";
   else if (piece->dtype != wire.dtype)
     why = "not in the number format asked for";
-  else if (cs_wire_bytes(&wire, piece->n_tokens, &bytes) || bytes != piece->payload.bytes)
+  else if (cs_wire_bytes(&wire, piece->n_tokens, &bytes) ||
+           piece->payload.bytes != (piece->place ? 0 : bytes))
     why = "of the wrong size";
   if (!why) return CS_OK;
   return fail_piece(receipt, piece->layer, piece->first_token, piece->n_tokens, why);
 }
 
-static cs_status write_piece(cs_receipt *receipt, const cs_kv_piece_message *piece,
+/* The buffer that the piece names, large enough for it; NULL when its payload has the bytes. */
+static cs_status claim(cs_receipt *receipt, const receive_port *port,
+                       const cs_kv_piece_message *piece, uint64_t bytes, cs_buffer **source,
+                       cs_error *error) {
+  *source = NULL;
+  if (!piece->place) return CS_OK;
+  const cs_status status = cs_dock_claim(receipt->receiver->dock, piece->place, piece->layer,
+                                         source, &receipt->direct_path, error);
+  if (status) return status;
+  receipt->n_direct++;
+  if (cs_port_has_op(port->port) && cs_buffer_bytes(*source) >= bytes) return CS_OK;
+  cs_dock_give(receipt->receiver->dock, piece->place);
+  return cs_error_set(error, CS_CORRUPT, "what lies at place %u cannot be taken", piece->place);
+}
+
+static cs_status write_piece(cs_receipt *receipt, const cs_kv_piece_message *piece, uint64_t bytes,
                              uint64_t timeout_us, cs_error *error) {
   cs_receiver *const receiver = receipt->receiver;
   receive_port *port;
-  const cs_status status =
+  cs_buffer *source = NULL;
+  cs_status status =
       find_port(receiver, cs_kv_cache_device(receiver->cache, piece->layer), &port, error);
+  if (!status) status = claim(receipt, port, piece, bytes, &source, error);
   if (status) return status;
   const uint32_t slot = port->next_slot;
   finish_slot(port, slot, timeout_us);
@@ -190,25 +231,37 @@ static cs_status write_piece(cs_receipt *receipt, const cs_kv_piece_message *pie
                                .n_tokens = piece->n_tokens};
   port->slots[slot] = (receive_slot){.receipt = receipt,
                                      .expected_sum = piece->sum,
+                                     .place = piece->place,
                                      .layer = piece->layer,
                                      .first_token = piece->first_token,
                                      .n_tokens = piece->n_tokens};
   port->next_slot = (slot + 1) % CS_PORT_SLOTS;
-  const cs_status scattered =
-      cs_port_scatter(port->port, slot, &range, piece->payload.data, timeout_us, error);
-  if (scattered) port->slots[slot].receipt = NULL;
-  return scattered;
+  status =
+      cs_port_scatter(port->port, slot, &range, piece->payload.data, source, timeout_us, error);
+  if (!status) return CS_OK;
+  port->slots[slot].receipt = NULL;
+  if (source) cs_dock_give(receiver->dock, piece->place);
+  return status;
 }
 
 cs_status cs_receipt_piece(cs_receipt *receipt, const cs_kv_piece_message *piece,
                            uint64_t timeout_us, cs_error *error) {
-  if (receipt->status || check_piece(receipt, piece)) return told(receipt, error);
+  if (receipt->status || check_piece(receipt, piece)) {
+    cs_receiver_drop(receipt->receiver, piece);
+    return told(receipt, error);
+  }
   cs_error own = CS_ERROR_INIT;
-  const cs_status status = write_piece(receipt, piece, timeout_us, &own);
-  if (status) fail(receipt, status, &own);
+  const cs_kv_wire wire = cs_receiver_wire(receipt->receiver);
+  uint64_t bytes = 0;
+  (void)cs_wire_bytes(&wire, piece->n_tokens, &bytes); /* it was computed by check_piece */
+  const cs_status status = write_piece(receipt, piece, bytes, timeout_us, &own);
+  if (status) {
+    fail(receipt, status, &own);
+    cs_receiver_drop(receipt->receiver, piece);
+  }
   receipt->next_token[piece->layer] += piece->n_tokens;
   receipt->n_pieces++;
-  receipt->bytes += piece->payload.bytes;
+  receipt->bytes += bytes;
   return told(receipt, error);
 }
 
@@ -230,5 +283,7 @@ cs_status cs_receipt_commit(cs_receipt *receipt, uint64_t n_pieces_sent, uint64_
   if (receipt->status) return told(receipt, error);
   out->n_pieces = receipt->n_pieces;
   out->bytes = receipt->bytes;
+  out->n_direct = receipt->n_direct;
+  out->direct_path = receipt->direct_path;
   return CS_OK;
 }

@@ -1,7 +1,11 @@
 /* Pieces are pipelined over the two slots of a port: the next is enqueued on the device before the
  * previous one is waited for and sent. When nothing is queued the last one is finished at once, so
  * that a piece never waits for the next. The first failure is kept and everything after it
- * skipped; SENT tells it. */
+ * skipped; SENT tells it.
+ *
+ * Where the receiver has a dock, the device puts the bytes there and the message only names the
+ * place. When that fails, or cannot be had, the piece goes through host memory: it is still in the
+ * cache, so it is taken out once more. */
 #include "scheduler/transfer_out.h"
 
 #include <pthread.h>
@@ -22,6 +26,7 @@ struct cs_sending {
   uint32_t wire_dtype;
   uint64_t wait_us;
   cs_link *to;
+  cs_dock *dock;
   int32_t *blocks;
   uint32_t n_blocks;
   struct send_job *end; /* made at the beginning, so that ending cannot fail; NULL once queued */
@@ -41,6 +46,8 @@ typedef struct send_job {
   uint32_t layer;
   uint32_t first_token;
   uint32_t n_tokens;
+  uint32_t place; /* in the dock; 0: the bytes go with the message */
+  bool again;     /* the direct path failed: a second, staged try */
 } send_job;
 
 /* A port and what its slots hold. */
@@ -119,9 +126,53 @@ static cs_status send_piece(cs_sender *sender, const send_job *job, const void *
                                         .first_token = job->first_token,
                                         .n_tokens = job->n_tokens,
                                         .dtype = sending->wire_dtype,
+                                        .place = job->place,
                                         .sum = sum,
-                                        .payload = {wire, bytes}}};
+                                        .payload = {wire, job->place ? 0 : bytes}}};
   return cs_link_send_message(sending->to, &message, sending->wait_us, error);
+}
+
+static cs_port_range range_of(const send_job *job) {
+  return (cs_port_range){.blocks = job->sending->blocks,
+                         .n_blocks = job->sending->n_blocks,
+                         .layer = job->layer,
+                         .first_token = job->first_token,
+                         .n_tokens = job->n_tokens};
+}
+
+/* Takes a berth where there is one; the target is NULL when the piece goes the staged way. */
+static cs_buffer *take_berth(cs_sender *sender, const cs_port *port, send_job *job) {
+  cs_berth berth;
+  cs_sending *const sending = job->sending;
+  cs_error error = CS_ERROR_INIT;
+  if (!sending->dock || job->again || !cs_port_has_op(port)) return NULL;
+  if (cs_dock_take(sending->dock, cs_kv_cache_device(sender->cache, job->layer), job->layer,
+                   cs_port_wire_bytes(port), &berth, &error))
+    return NULL;
+  job->place = berth.place;
+  return berth.target;
+}
+
+static cs_status gather(cs_sender *sender, send_port *port, uint32_t slot, send_job *job,
+                        cs_error *error) {
+  const cs_port_range range = range_of(job);
+  cs_buffer *const target = take_berth(sender, port->port, job);
+  return cs_port_gather(port->port, slot, &range, job->ready, job->value, target, error);
+}
+
+/* The piece that did not get to its berth, or was broken off with one that did not. */
+static cs_status gather_again(cs_sender *sender, send_port *port, uint32_t slot, send_job *job,
+                              const void **wire, uint64_t *sum, cs_error *error) {
+  cs_sending *const sending = job->sending;
+  if (job->place) {
+    cs_dock_fail(sending->dock, job->place);
+    cs_dock_give(sending->dock, job->place);
+  }
+  job->place = 0;
+  job->again = true;
+  const cs_status status = gather(sender, port, slot, job, error);
+  return status ? status
+                : cs_port_finish_gather(port->port, slot, sending->wait_us, wire, sum, error);
 }
 
 static void finish_slot(cs_sender *sender, send_port *port, uint32_t slot) {
@@ -133,7 +184,11 @@ static void finish_slot(cs_sender *sender, send_port *port, uint32_t slot) {
   const void *wire;
   uint64_t sum;
   cs_status status = cs_port_finish_gather(port->port, slot, sending->wait_us, &wire, &sum, &error);
-  if (!status && !skipped(sending)) status = send_piece(sender, job, wire, sum, &error);
+  if (status && sending->dock && !skipped(sending))
+    status = gather_again(sender, port, slot, job, &wire, &sum, &error);
+  const bool sends = !status && !skipped(sending);
+  if (sends) status = send_piece(sender, job, wire, sum, &error);
+  if (job->place && (status || !sends)) cs_dock_give(sending->dock, job->place);
   if (status)
     fail(sending, status, &error);
   else
@@ -167,12 +222,14 @@ static void start_piece(cs_sender *sender, send_job *job) {
   cs_status status = find_port(sender, device, sending->wire_dtype, &port, &error);
   if (!status) {
     finish_slot(sender, port, port->next_slot);
-    const cs_port_range range = {.blocks = sending->blocks,
-                                 .n_blocks = sending->n_blocks,
-                                 .layer = job->layer,
-                                 .first_token = job->first_token,
-                                 .n_tokens = job->n_tokens};
-    status = cs_port_gather(port->port, port->next_slot, &range, job->ready, job->value, &error);
+    status = gather(sender, port, port->next_slot, job, &error);
+    if (status && job->place) { /* not even enqueued: once more without the berth */
+      cs_dock_fail(sending->dock, job->place);
+      cs_dock_give(sending->dock, job->place);
+      job->place = 0;
+      job->again = true;
+      status = gather(sender, port, port->next_slot, job, &error);
+    }
   }
   if (status) {
     fail(sending, status, &error);
@@ -295,6 +352,7 @@ cs_status cs_sender_begin(cs_sender *sender, const cs_sending_options *options, 
                           .wire_dtype = options->wire_dtype,
                           .wait_us = options->wait_us,
                           .to = options->to,
+                          .dock = options->dock,
                           .blocks = blocks,
                           .n_blocks = n_blocks,
                           .end = end,

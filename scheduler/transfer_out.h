@@ -9,6 +9,7 @@
 
 #include "core/device.h"
 #include "models/kv_pool.h"
+#include "scheduler/transfer_dock.h"
 #include "scheduler/transport.h"
 #include "scheduler/worker_cache.h"
 
@@ -29,6 +30,7 @@ typedef struct cs_sending_options {
   uint64_t wait_us;             /* deadline of each wait */
   const cs_kv_sequence *blocks; /* all reserved; the table is copied */
   cs_link *to;
+  cs_dock *dock; /* of the receiver behind `to`; NULL where it is not in this process */
 } cs_sending_options;
 
 /* CS_OUT_OF_MEMORY. *out is finished or cancelled, and destroyed when its SENT has arrived. */

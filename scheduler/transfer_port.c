@@ -17,6 +17,8 @@ typedef struct port_slot {
   cs_buffer *table;
   cs_buffer *range;
   cs_buffer *staging; /* NULL where the host reaches `wire` */
+  cs_buffer *target;  /* of this use: where gathered bytes go instead of to the host; or NULL */
+  cs_buffer *source;  /* of this use: where scattered bytes lie instead of in `wire`; or NULL */
   uint8_t *wire_host; /* staging, or `wire` itself, or host_bytes */
   uint8_t *host_bytes;
   uint8_t *blocks_host; /* without the op: raw blocks of K, then of V */
@@ -70,8 +72,11 @@ static cs_tensor flat_tensor(cs_buffer *buffer, uint32_t dtype, uint32_t rank, u
 /* The operands of gather and scatter alike; without memory when `slot` is NULL. */
 static void fill_operands(const cs_port *port, const port_slot *slot, uint32_t layer,
                           cs_tensor operands[6]) {
-  const uint64_t n_elements = port->wire_bytes / cs_wire_element_bytes(port->wire.dtype);
-  operands[0] = flat_tensor(slot ? slot->wire : NULL, port->wire.dtype, 1, n_elements, 0);
+  cs_buffer *const wire = !slot ? NULL : slot->source ? slot->source : slot->wire;
+  uint64_t wire_bytes = port->wire_bytes;
+  if (wire && cs_buffer_bytes(wire) < wire_bytes) wire_bytes = cs_buffer_bytes(wire);
+  const uint64_t n_elements = wire_bytes / cs_wire_element_bytes(port->wire.dtype);
+  operands[0] = flat_tensor(wire, port->wire.dtype, 1, n_elements, 0);
   operands[1] = flat_tensor(slot ? slot->sum : NULL, CS_DTYPE_U64, 1, 1, 0);
   cs_kv_cache_tensor(port->cache, layer, 0, &operands[2]);
   cs_kv_cache_tensor(port->cache, layer, 1, &operands[3]);
@@ -220,6 +225,14 @@ uint32_t cs_port_wire_dtype(const cs_port *port) {
   return port->wire.dtype;
 }
 
+bool cs_port_has_op(const cs_port *port) {
+  return port->has_op;
+}
+
+uint64_t cs_port_wire_bytes(const cs_port *port) {
+  return port->wire_bytes;
+}
+
 /* ---- moving ---- */
 
 static uint64_t piece_bytes(const cs_port *port, uint32_t n_tokens) {
@@ -315,6 +328,8 @@ static cs_status begin_slot(cs_port *port, port_slot *slot, const cs_port_range 
   if (status) return status;
   slot->asked = *range;
   slot->asked.blocks = NULL;
+  slot->target = NULL;
+  slot->source = NULL;
   slot->generation = port->generation;
   return CS_OK;
 }
@@ -346,17 +361,21 @@ static cs_status enqueue_gather(cs_port *port, port_slot *slot, const cs_port_ra
   if (!port->has_op) return enqueue_blocks(port, slot, range->blocks, true, error);
   status = enqueue_range(port, slot, range, error);
   if (!status) status = enqueue_op(port, slot, range->layer, error);
-  if (!status && slot->staging)
+  if (!status && slot->target)
+    status = cs_stream_peer_copy(port->stream, slot->target, 0, slot->wire, 0,
+                                 piece_bytes(port, range->n_tokens), error);
+  else if (!status && slot->staging)
     status = cs_stream_download(port->stream, slot->wire_host, slot->wire, 0,
                                 piece_bytes(port, range->n_tokens), error);
   return status;
 }
 
 cs_status cs_port_gather(cs_port *port, uint32_t index, const cs_port_range *range,
-                         cs_semaphore *after, uint64_t value, cs_error *error) {
+                         cs_semaphore *after, uint64_t value, cs_buffer *target, cs_error *error) {
   port_slot *const slot = &port->slots[index];
   cs_status status = begin_slot(port, slot, range, error);
   if (status) return status;
+  slot->target = target;
   status = enqueue_gather(port, slot, range, after, value, error);
   return end_slot(port, slot, status, error);
 }
@@ -370,7 +389,7 @@ cs_status cs_port_finish_gather(cs_port *port, uint32_t index, uint64_t timeout_
     convert_blocks(port, slot, true);
     slot->sum_host = cs_wire_sum(slot->wire_host, piece_bytes(port, slot->asked.n_tokens));
   }
-  *wire = slot->wire_host;
+  *wire = slot->target ? NULL : slot->wire_host;
   *sum = slot->sum_host;
   return CS_OK;
 }
@@ -390,7 +409,7 @@ static cs_status enqueue_scatter(cs_port *port, port_slot *slot, const cs_port_r
                                  uint64_t timeout_us, cs_error *error) {
   if (!port->has_op) return scatter_on_host(port, slot, range->blocks, timeout_us, error);
   cs_status status = CS_OK;
-  if (slot->staging)
+  if (slot->staging && !slot->source)
     status = cs_stream_upload(port->stream, slot->wire, 0, slot->wire_host,
                               piece_bytes(port, range->n_tokens), error);
   if (!status) status = enqueue_range(port, slot, range, error);
@@ -399,11 +418,13 @@ static cs_status enqueue_scatter(cs_port *port, port_slot *slot, const cs_port_r
 }
 
 cs_status cs_port_scatter(cs_port *port, uint32_t index, const cs_port_range *range,
-                          const void *wire, uint64_t timeout_us, cs_error *error) {
+                          const void *wire, cs_buffer *source, uint64_t timeout_us,
+                          cs_error *error) {
   port_slot *const slot = &port->slots[index];
   cs_status status = begin_slot(port, slot, range, error);
   if (status) return status;
-  memcpy(slot->wire_host, wire, piece_bytes(port, range->n_tokens));
+  slot->source = source;
+  if (!source) memcpy(slot->wire_host, wire, piece_bytes(port, range->n_tokens));
   status = enqueue_scatter(port, slot, range, timeout_us, error);
   return end_slot(port, slot, status, error);
 }

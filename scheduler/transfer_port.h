@@ -38,17 +38,27 @@ typedef struct cs_port_range {
   uint32_t n_tokens;
 } cs_port_range;
 
+/* Whether the device itself gathers or scatters, so that wire bytes may stay in device memory. */
+bool cs_port_has_op(const cs_port *port);
+/* Bytes of the largest piece. */
+uint64_t cs_port_wire_bytes(const cs_port *port);
+
 /* Enqueues reading into slot `slot`, which is idle, once `after` (of this device) has reached
- * `value`. */
+ * `value`. `target` (may be NULL) is a buffer that this device reaches: the wire bytes go there and
+ * not to the host; cs_port_has_op must hold. */
 cs_status cs_port_gather(cs_port *port, uint32_t slot, const cs_port_range *range,
-                         cs_semaphore *after, uint64_t value, cs_error *error);
-/* Waits for it. *wire (cs_wire_bytes of it) and *sum are valid until the slot is used again. */
+                         cs_semaphore *after, uint64_t value, cs_buffer *target, cs_error *error);
+/* Waits for it. *wire (cs_wire_bytes of it; NULL with a target) and *sum are valid until the slot
+ * is used again. */
 cs_status cs_port_finish_gather(cs_port *port, uint32_t slot, uint64_t timeout_us,
                                 const void **wire, uint64_t *sum, cs_error *error);
 
-/* Enqueues writing `wire` (copied) from slot `slot`, which is idle. */
+/* Enqueues writing `wire` (copied) from slot `slot`, which is idle; or, with `source`, the wire
+ * bytes at the beginning of that buffer of this device, left alone until the slot is finished;
+ * cs_port_has_op must hold then. */
 cs_status cs_port_scatter(cs_port *port, uint32_t slot, const cs_port_range *range,
-                          const void *wire, uint64_t timeout_us, cs_error *error);
+                          const void *wire, cs_buffer *source, uint64_t timeout_us,
+                          cs_error *error);
 /* Waits for it. *sum is of the bytes that were read where they were written to the cache. */
 cs_status cs_port_finish_scatter(cs_port *port, uint32_t slot, uint64_t timeout_us, uint64_t *sum,
                                  cs_error *error);

@@ -35,7 +35,10 @@ static void take_stats_request(cs_worker *worker, const cs_message *asked) {
 /* Messages for requests that are gone are late, not wrong. */
 static void take_for_request(cs_worker *worker, const cs_message *message, uint64_t arrived_us) {
   cs_request *const request = cs_request_find(worker, message->request, message->epoch);
-  if (!request) return;
+  if (!request) {
+    if (message->kind == CS_MESSAGE_KV_PIECE) cs_receiver_drop(worker->receiver, &message->piece);
+    return;
+  }
   switch (message->kind) {
   case CS_MESSAGE_KV_PIECE:
     cs_request_take_piece(worker, request, &message->piece);
@@ -367,6 +370,14 @@ void cs_worker_destroy(cs_worker *worker) {
 
 const cs_engine *cs_worker_engine(const cs_worker *worker) {
   return worker->engine;
+}
+
+cs_dock *cs_worker_dock(cs_worker *worker) {
+  return cs_receiver_dock(worker->receiver);
+}
+
+void cs_worker_connect_dock(cs_worker *worker, uint32_t peer, cs_dock *dock) {
+  worker->docks[peer] = dock;
 }
 
 cs_link *cs_worker_link(cs_worker *worker) {

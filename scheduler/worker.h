@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "core/log.h"
+#include "scheduler/transfer_dock.h"
 #include "scheduler/transport.h"
 #include "scheduler/worker_engine.h"
 
@@ -39,5 +40,10 @@ cs_link *cs_worker_link(cs_worker *worker);
 /* The link behind peer number `peer` of PREFILL: borrowed until destroy. While no request that
  * names it is under way. */
 cs_status cs_worker_connect(cs_worker *worker, uint32_t peer, cs_link *link, cs_error *error);
+/* Where peers of this process may put pieces of KV for this worker, started: borrowed. */
+cs_dock *cs_worker_dock(cs_worker *worker);
+/* Gives pieces for a connected peer the way through its dock, where devices can. Borrowed until
+ * destroy; at the same times as connect. */
+void cs_worker_connect_dock(cs_worker *worker, uint32_t peer, cs_dock *dock);
 
 #endif

@@ -56,6 +56,7 @@ struct cs_worker {
   cs_mailbox *inbox;
   cs_link *router;
   cs_link *peers[CS_WORKER_MAX_PEERS];
+  cs_dock *docks[CS_WORKER_MAX_PEERS]; /* NULL: pieces to this peer go with their messages */
   cs_sender *sender;
   cs_receiver *receiver;
   cs_request *requests;  /* oldest first */

@@ -214,7 +214,8 @@ static cs_status begin_sending(cs_worker *worker, cs_request *request, cs_error 
                                       .wire_dtype = request->wire.dtype,
                                       .wait_us = request->wait_us,
                                       .blocks = &request->blocks,
-                                      .to = worker->peers[request->peer]};
+                                      .to = worker->peers[request->peer],
+                                      .dock = worker->docks[request->peer]};
   cs_message accept = {.kind = CS_MESSAGE_KV_ACCEPT, .wire = request->wire};
   const cs_status status = cs_sender_begin(worker->sender, &options, &request->sending, error);
   if (!status) cs_worker_tell(worker, request, &accept);
@@ -252,7 +253,10 @@ bool cs_request_admit(cs_worker *worker, cs_request *request) {
 
 void cs_request_take_piece(cs_worker *worker, cs_request *request,
                            const cs_kv_piece_message *piece) {
-  if (request->stage != STAGE_RECEIVING) return;
+  if (request->stage != STAGE_RECEIVING) {
+    cs_receiver_drop(worker->receiver, piece);
+    return;
+  }
   cs_error error = CS_ERROR_INIT;
   request->heard_us = cs_now_us();
   const cs_status status = cs_receipt_piece(request->receipt, piece, request->wait_us, &error);

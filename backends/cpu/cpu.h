@@ -30,6 +30,7 @@ typedef struct cpu_packed {
 struct cs_plugin_memory {
   unsigned char *data;
   uint64_t bytes;
+  int fd; /* of memory shared with another plugin: mapped through it; -1: the host's own */
   cpu_packed packed;
 };
 
@@ -63,6 +64,7 @@ struct cs_plugin_device {
 extern const cs_device_table cpu_device_table;
 /* memory.c */
 extern const cs_memory_table cpu_memory_table;
+extern const cs_external_memory_table cpu_external_table;
 /* stream.c */
 extern const cs_stream_table cpu_stream_table;
 extern const cs_semaphore_table cpu_semaphore_table;

@@ -3,8 +3,12 @@
  * operating system would grant it and end the process later. */
 #include "cpu.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 #define LARGE_BYTES     (UINT64_C(8) << 20)
@@ -21,6 +25,7 @@ cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
   memset(memory, 0, sizeof *memory);
   memory->bytes = bytes;
+  memory->fd = -1;
   memory->data = host->allocate(host->context, bytes, large ? HUGE_PAGE_BYTES : CPU_TENSOR_ALIGN);
   if (!memory->data) {
     host->deallocate(host->context, memory);
@@ -32,9 +37,18 @@ cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_
   return CS_OK;
 }
 
+static void release_data(cs_plugin_device *device, cs_plugin_memory *memory) {
+  if (memory->fd < 0) {
+    device->host->deallocate(device->host->context, memory->data);
+    return;
+  }
+  munmap(memory->data, memory->bytes);
+  close(memory->fd);
+}
+
 void cpu_memory_destroy(cs_plugin_device *device, cs_plugin_memory *memory) {
   if (!memory) return;
-  device->host->deallocate(device->host->context, memory->data);
+  release_data(device, memory);
   device->host->deallocate(device->host->context, memory);
 }
 
@@ -57,4 +71,73 @@ const cs_memory_table cpu_memory_table = {
     .memory_allocate = cpu_memory_allocate,
     .memory_free = cpu_memory_destroy,
     .memory_host_pointer = cpu_memory_host_pointer,
+};
+
+/* ---- memory shared with other plugins ---- */
+
+static cs_status no_sharing(int code, cs_error *error) {
+  return cs_sdk_error(error, CS_FAILED, code, "memory cannot be shared: %s", strerror(code));
+}
+
+/* Memory of the heap has no descriptor: its bytes move to pages that have one. */
+static cs_status move_to_file(cs_plugin_device *device, cs_plugin_memory *memory, cs_error *error) {
+  const int fd = memfd_create("consort-cpu", MFD_CLOEXEC);
+  if (fd < 0) return no_sharing(errno, error);
+  void *data = MAP_FAILED;
+  if (ftruncate(fd, (off_t)memory->bytes) == 0)
+    data = mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (data == MAP_FAILED) {
+    const int code = errno;
+    close(fd);
+    return no_sharing(code, error);
+  }
+  memcpy(data, memory->data, memory->bytes);
+  release_data(device, memory);
+  memory->data = data;
+  memory->fd = fd;
+  return CS_OK;
+}
+
+static cs_status cpu_memory_export(cs_plugin_device *device, cs_plugin_memory *memory,
+                                   uint32_t type, int64_t *handle, cs_error *error) {
+  *handle = -1;
+  if (type != CS_EXTERNAL_FD)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
+  if (memory->fd < 0) {
+    const cs_status status = move_to_file(device, memory, error);
+    if (status != CS_OK) return status;
+  }
+  *handle = fcntl(memory->fd, F_DUPFD_CLOEXEC, 3);
+  return *handle >= 0 ? CS_OK : no_sharing(errno, error);
+}
+
+static cs_status cpu_memory_import(cs_plugin_device *device, uint32_t type, int64_t handle,
+                                   uint64_t bytes, cs_plugin_memory **out, cs_error *error) {
+  struct stat found;
+  *out = NULL;
+  if (type != CS_EXTERNAL_FD)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
+  if (bytes == 0 || handle < 0 || handle > INT32_MAX || fstat((int)handle, &found) != 0 ||
+      found.st_size < 0 || (uint64_t)found.st_size < bytes)
+    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "not a descriptor of %llu bytes",
+                        (unsigned long long)bytes);
+  const cs_host *host = device->host;
+  cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 8);
+  if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
+  void *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, (int)handle, 0);
+  if (data == MAP_FAILED) {
+    const int code = errno;
+    host->deallocate(host->context, memory);
+    return no_sharing(code, error);
+  }
+  *memory = (cs_plugin_memory){.data = data, .bytes = bytes, .fd = (int)handle};
+  *out = memory;
+  return CS_OK;
+}
+
+const cs_external_memory_table cpu_external_table = {
+    .struct_size = sizeof(cs_external_memory_table),
+    .types = UINT32_C(1) << CS_EXTERNAL_FD,
+    .memory_export = cpu_memory_export,
+    .memory_import = cpu_memory_import,
 };

@@ -1,6 +1,11 @@
 /* Memory of the simulated device: a mapping with no access rights, a list of allocations kept in
  * host memory, first fit. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "npu.h"
 
@@ -19,6 +24,15 @@ cs_status npu_memory_init(npu_memory *memory, const cs_host *host, uint64_t byte
 void npu_memory_finish(npu_memory *memory) {
   munmap(memory->base, memory->bytes);
   pthread_mutex_destroy(&memory->mutex);
+}
+
+/* Puts other pages behind an allocation, with the rights that all of it has at this moment: those
+ * of a file, or with fd -1 fresh ones. Under the mutex. */
+static bool map_pages(npu_memory *memory, const cs_plugin_memory *allocation, int fd) {
+  const int rights = memory->n_open > 0 ? PROT_READ | PROT_WRITE : PROT_NONE;
+  const int kind = fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  return mmap(memory->base + allocation->offset, allocation->bytes, rights, kind | MAP_FIXED, fd,
+              0) != MAP_FAILED;
 }
 
 /* The link behind which `bytes` fit, NULL when nowhere; *offset is where. Under the mutex. */
@@ -41,13 +55,12 @@ cs_status npu_memory_take(npu_memory *memory, uint64_t bytes, cs_plugin_memory *
                         (unsigned long long)bytes, (unsigned long long)memory->bytes);
   cs_plugin_memory *allocation = host->allocate(host->context, sizeof *allocation, 16);
   if (!allocation) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
-  const uint64_t align = NPU_TENSOR_ALIGN;
-  const uint64_t rounded = (bytes + align - 1) / align * align;
+  const uint64_t rounded = (bytes + NPU_PAGE_BYTES - 1) / NPU_PAGE_BYTES * NPU_PAGE_BYTES;
   pthread_mutex_lock(&memory->mutex);
   uint64_t offset;
   cs_plugin_memory **link = find_gap(memory, rounded, &offset);
   if (link) {
-    *allocation = (cs_plugin_memory){.offset = offset, .bytes = rounded, .next = *link};
+    *allocation = (cs_plugin_memory){.offset = offset, .bytes = rounded, .fd = -1, .next = *link};
     *link = allocation;
     memory->taken_bytes += rounded;
   }
@@ -64,6 +77,10 @@ cs_status npu_memory_take(npu_memory *memory, uint64_t bytes, cs_plugin_memory *
 void npu_memory_give(npu_memory *memory, cs_plugin_memory *allocation) {
   if (!allocation) return;
   pthread_mutex_lock(&memory->mutex);
+  if (allocation->fd >= 0) {
+    map_pages(memory, allocation, -1);
+    close(allocation->fd);
+  }
   cs_plugin_memory **link = &memory->first;
   while (*link != allocation)
     link = &(*link)->next;
@@ -102,3 +119,73 @@ static void memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
 const cs_memory_table npu_memory_table = {.struct_size = sizeof npu_memory_table,
                                           .memory_allocate = memory_allocate,
                                           .memory_free = memory_free};
+
+/* ---- shared memory ---- */
+
+/* Moves an allocation's bytes to pages of a file, where they stay under the same address. */
+static cs_status share_pages(npu_memory *memory, cs_plugin_memory *allocation, cs_error *error) {
+  const int fd = memfd_create("npu-sim", MFD_CLOEXEC);
+  void *view = MAP_FAILED;
+  if (fd >= 0 && ftruncate(fd, (off_t)allocation->bytes) == 0)
+    view = mmap(NULL, allocation->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  bool mapped = false;
+  if (view != MAP_FAILED) {
+    npu_memory_open(memory);
+    memcpy(view, memory->base + allocation->offset, allocation->bytes);
+    pthread_mutex_lock(&memory->mutex);
+    mapped = map_pages(memory, allocation, fd);
+    pthread_mutex_unlock(&memory->mutex);
+    npu_memory_close(memory);
+    munmap(view, allocation->bytes);
+  }
+  if (mapped) {
+    allocation->fd = fd;
+    return CS_OK;
+  }
+  const int code = errno;
+  if (fd >= 0) close(fd);
+  return cs_sdk_error(error, CS_FAILED, code, "memory cannot be shared: %s", strerror(code));
+}
+
+static cs_status memory_export(cs_plugin_device *device, cs_plugin_memory *memory, uint32_t type,
+                               int64_t *handle, cs_error *error) {
+  *handle = -1;
+  if (type != CS_EXTERNAL_FD)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
+  if (memory->fd < 0) {
+    const cs_status status = share_pages(&device->memory, memory, error);
+    if (status != CS_OK) return status;
+  }
+  *handle = fcntl(memory->fd, F_DUPFD_CLOEXEC, 3);
+  if (*handle >= 0) return CS_OK;
+  return cs_sdk_error(error, CS_FAILED, errno, "no descriptor: %s", strerror(errno));
+}
+
+static cs_status memory_import(cs_plugin_device *device, uint32_t type, int64_t handle,
+                               uint64_t bytes, cs_plugin_memory **out, cs_error *error) {
+  struct stat found;
+  *out = NULL;
+  if (type != CS_EXTERNAL_FD)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
+  if (bytes == 0 || handle < 0 || handle > INT32_MAX || fstat((int)handle, &found) != 0 ||
+      found.st_size < 0 || (uint64_t)found.st_size < bytes)
+    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "not a descriptor of %llu bytes",
+                        (unsigned long long)bytes);
+  cs_status status = npu_memory_take(&device->memory, bytes, out, error);
+  if (status != CS_OK) return status;
+  pthread_mutex_lock(&device->memory.mutex);
+  const bool mapped = map_pages(&device->memory, *out, (int)handle);
+  if (mapped) (*out)->fd = (int)handle;
+  pthread_mutex_unlock(&device->memory.mutex);
+  if (mapped) return CS_OK;
+  status =
+      cs_sdk_error(error, CS_FAILED, errno, "shared memory cannot be mapped: %s", strerror(errno));
+  npu_memory_give(&device->memory, *out);
+  *out = NULL;
+  return status;
+}
+
+const cs_external_memory_table npu_external_table = {.struct_size = sizeof npu_external_table,
+                                                     .types = UINT32_C(1) << CS_EXTERNAL_FD,
+                                                     .memory_export = memory_export,
+                                                     .memory_import = memory_import};

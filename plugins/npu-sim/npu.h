@@ -12,9 +12,10 @@
 
 #define NPU_TENSOR_ALIGN 128
 #define NPU_BLOCK_TOKENS 128
-#define NPU_GROUP        32  /* weights and activations that share a scale */
-#define NPU_TILE_ROWS    16  /* rows of a weight that are packed together */
-#define NPU_MAX_WIDTH    512 /* of a value head: what the accumulators hold */
+#define NPU_PAGE_BYTES   4096 /* allocations begin on pages, so that each can be shared alone */
+#define NPU_GROUP        32   /* weights and activations that share a scale */
+#define NPU_TILE_ROWS    16   /* rows of a weight that are packed together */
+#define NPU_MAX_WIDTH    512  /* of a value head: what the accumulators hold */
 
 /* ---- memory: memory.c ---- */
 
@@ -32,7 +33,8 @@ typedef struct npu_memory {
 
 struct cs_plugin_memory {
   uint64_t offset;
-  uint64_t bytes;
+  uint64_t bytes; /* whole pages */
+  int fd;         /* what its pages are shared through; -1: they are not */
   cs_plugin_memory *next;
 };
 
@@ -53,6 +55,7 @@ struct cs_plugin_device {
 };
 
 extern const cs_memory_table npu_memory_table;
+extern const cs_external_memory_table npu_external_table;
 extern const cs_capability_table npu_capability_table;
 extern const cs_sdk_driver npu_driver;
 

@@ -2,11 +2,25 @@
 foreach(name message transport wire journal router answer_text evaluate)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
-foreach(name engine port session transfer story)
+foreach(name engine port session transfer story direct)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
   target_include_directories(scheduler_${name}_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_${name}_test consort_plugin_cpu)
 endforeach()
+
+# The CPU plugin with copies between devices that go wrong.
+set(lame_folder ${CMAKE_BINARY_DIR}/tests/plugins/lame)
+add_library(scheduler_lame_peer MODULE unit/plugins/lame_peer.c)
+target_link_libraries(scheduler_lame_peer PRIVATE consort_options consort_sdk ${CMAKE_DL_LIBS})
+set_target_properties(scheduler_lame_peer PROPERTIES OUTPUT_NAME consort-lame-peer PREFIX ""
+  LIBRARY_OUTPUT_DIRECTORY ${lame_folder})
+set(CONSORT_MANIFEST_NAME lame-peer)
+set(CONSORT_MANIFEST_LIBRARY consort-lame-peer${CMAKE_SHARED_MODULE_SUFFIX})
+configure_file(${PROJECT_SOURCE_DIR}/cmake/manifest.plugin.in ${lame_folder}/lame-peer.plugin @ONLY)
+add_dependencies(scheduler_direct_test scheduler_lame_peer consort_plugin_npu-sim)
+target_compile_definitions(scheduler_direct_test PRIVATE
+  LAME_PEER_PLUGINS="${lame_folder}:${CMAKE_BINARY_DIR}/lib/consort/plugins-development"
+  CPU_PLUGIN="$<TARGET_FILE:consort_plugin_cpu>")
 
 # scheduler_add_fuzz(NAME sources...): tests/fuzz/NAME_fuzz.c, replayed over its corpus in every run and
 # fuzzed with the option (it and what it needs are in models.cmake). Messages come from other

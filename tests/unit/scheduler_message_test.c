@@ -42,13 +42,13 @@ static cs_message sample(cs_message_kind kind) {
     message.wire = wire;
     break;
   case CS_MESSAGE_KV_PIECE:
-    message.piece = (cs_kv_piece_message){4, 512, 100, 2, UINT64_MAX, {payload, sizeof payload}};
+    message.piece = (cs_kv_piece_message){4, 512, 100, 2, 19, UINT64_MAX, {payload, sizeof payload}};
     break;
   case CS_MESSAGE_KV_END:
     message.end = (cs_kv_end_message){10, 20, 30};
     break;
   case CS_MESSAGE_COMMIT:
-    message.commit = (cs_commit_message){1, 2, 3, 4};
+    message.commit = (cs_commit_message){1, 2, 3, 4, 5, 2};
     break;
   case CS_MESSAGE_TOKEN:
     message.token = (cs_token_message){9, -5, {payload, 16}};

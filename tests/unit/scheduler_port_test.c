@@ -88,7 +88,7 @@ static wire_piece gather(const cs_kv_sequence *sequence, uint32_t first, uint32_
   const cs_port_range range = range_of(sequence, 1, first, n);
   const void *wire;
   wire_piece piece;
-  harness_expect_ok(cs_port_gather(port, 0, &range, now, 1, &error), &error);
+  harness_expect_ok(cs_port_gather(port, 0, &range, now, 1, NULL, &error), &error);
   harness_expect_ok(cs_port_finish_gather(port, 0, TIMEOUT_US, &wire, &piece.sum, &error), &error);
   cs_kv_wire form = cs_kv_cache_form(cs_engine_cache(engine))->wire;
   form.dtype = wire_dtype;
@@ -127,7 +127,8 @@ static void scatter(const wire_piece *piece, uint32_t first, uint32_t n, uint32_
   cs_port *const port = open_port(CS_OP_KV_SCATTER, wire_dtype, on_host);
   const cs_port_range range = range_of(&empty, 1, first, n);
   uint64_t sum;
-  harness_expect_ok(cs_port_scatter(port, 1, &range, piece->wire, TIMEOUT_US, &error), &error);
+  harness_expect_ok(cs_port_scatter(port, 1, &range, piece->wire, NULL, TIMEOUT_US, &error),
+                    &error);
   harness_expect_ok(cs_port_finish_scatter(port, 1, TIMEOUT_US, &sum, &error), &error);
   assert_true(sum == piece->sum);
   cs_port_destroy(port);
@@ -168,7 +169,7 @@ static void ranges_outside_are_refused(void **state) {
   const cs_port_range cases[] = {range_of(&filled, 0, 0, 0), range_of(&filled, 0, 0, 61),
                                  range_of(&filled, 0, 40, 60), range_of(&filled, 0, UINT32_MAX, 2)};
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-    assert_int_equal(cs_port_gather(port, 0, &cases[i], now, 1, NULL), CS_OUT_OF_RANGE);
+    assert_int_equal(cs_port_gather(port, 0, &cases[i], now, 1, NULL, NULL), CS_OUT_OF_RANGE);
   cs_port_destroy(port);
 }
 
@@ -182,13 +183,13 @@ static void a_port_serves_again_after_a_failure(void **state) {
   cs_port *const port = open_port(CS_OP_KV_GATHER, CS_DTYPE_F32, false);
   const cs_port_range range = range_of(&filled, 0, 0, 20);
   harness_expect_ok(cs_semaphore_create(device, 0, &never, &error), &error);
-  harness_expect_ok(cs_port_gather(port, 0, &range, never, 1, &error), &error);
+  harness_expect_ok(cs_port_gather(port, 0, &range, never, 1, NULL, &error), &error);
   reason.code = CS_FAILED;
   strcpy(reason.message, "the prefill failed");
   harness_expect_ok(cs_semaphore_fail(never, &reason, &error), &error);
   assert_int_equal(cs_port_finish_gather(port, 0, TIMEOUT_US, &wire, &sum, &error), CS_FAILED);
   assert_non_null(strstr(error.message, "the prefill failed"));
-  harness_expect_ok(cs_port_gather(port, 1, &range, now, 1, &error), &error);
+  harness_expect_ok(cs_port_gather(port, 1, &range, now, 1, NULL, &error), &error);
   harness_expect_ok(cs_port_finish_gather(port, 1, TIMEOUT_US, &wire, &sum, &error), &error);
   cs_port_destroy(port);
   cs_semaphore_release(never);

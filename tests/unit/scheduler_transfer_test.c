@@ -15,7 +15,7 @@ static int open_all(void **state) {
   runtime = harness_runtime();
   model = harness_tiny(runtime);
   const consort_session_options options = harness_options("cpu:0", "cpu:1");
-  const cs_session_tuning tuning = {.transfer_us = 400000};
+  const cs_session_tuning tuning = {.transfer_us = 400000, .staged = 1};
   session = harness_session(runtime, model, &options, &tuning);
   harness_link_install(&harmful, session);
   harness_tokens(tokens, N_PROMPT, 9);

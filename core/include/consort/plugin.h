@@ -334,9 +334,14 @@ typedef struct cs_kv_layout_table {
                                    cs_error *error);
 } cs_kv_layout_table;
 
-#define CS_EXTERNAL_FD 1 /* a POSIX file descriptor, owned by the receiver */
+/* A POSIX file descriptor, mapped from its beginning; the importer owns it once it succeeds. */
+#define CS_EXTERNAL_FD 1
 
-/* Memory shared with another plugin or process. */
+/* Memory shared with another plugin or process. Whoever exports keeps the memory and frees it after
+ * all imports of it; memory_free of an import only ends the sharing. At the first export no
+ * enqueued work uses the memory, and host addresses of it that were asked for before are no longer
+ * valid. What one side has written is there for the other once the host has seen the writing work's
+ * signal. */
 typedef struct cs_external_memory_table {
   uint32_t struct_size;
   uint32_t types; /* bit (1 << CS_EXTERNAL_*) of what both functions serve */

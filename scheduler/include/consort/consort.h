@@ -311,6 +311,10 @@ typedef struct consort_generate_options {
 #define CONSORT_FINISH_CONTEXT   3 /* the context is full */
 #define CONSORT_FINISH_STOP      4 /* a stop string */
 
+#define CONSORT_KV_STAGED 0 /* all through host memory, or nothing was moved */
+#define CONSORT_KV_PEER   1 /* copied from device to device */
+#define CONSORT_KV_SHARED 2 /* written to memory that both devices map */
+
 typedef struct consort_generate_result {
   uint32_t struct_size;
   uint32_t n_prompt_tokens;
@@ -330,7 +334,10 @@ typedef struct consort_generate_result {
   consort_token_logprob *logprobs; /* (n_tokens, n_logprobs), each token's own first: free with
                                       consort_free; NULL when none were asked for */
   uint32_t n_logprobs;
-  uint32_t finish; /* CONSORT_FINISH_* */
+  uint32_t finish;    /* CONSORT_FINISH_* */
+  uint32_t kv_path;   /* CONSORT_KV_*: how the direct ones of the pieces went */
+  uint32_t reserved;  /* 0 */
+  uint64_t kv_direct; /* pieces that did not go through host memory */
 } consort_generate_result;
 
 /* Generates from text (encoded with special tokens) or, with text NULL, from token ids. */
