@@ -5,7 +5,8 @@
  *
  *   modules.h  kernels/ by name, as text and as SPIR-V     pack.c    weights in tiles
  *   plan.c     ops into steps; op_query                    stream.c  what streams do with plans
- *   op_*.c     the rules of each op: what is served, and as which kernel launches */
+ *   op_*.c     the rules of each op: what is served,       image.c   GGUF blocks as the kernels
+ *              and as which kernel launches                          read them */
 #ifndef CLC_CLC_H
 #define CLC_CLC_H
 
@@ -62,14 +63,11 @@ typedef struct clc_device { /* of struct cs_plugin_device */
   uint32_t n_units; /* compute units */
 } clc_device;
 
-/* How packed weights lie (pack.c). */
-typedef enum clc_packing { PACKING_NONE, PACKING_ROWS, PACKING_TILES } clc_packing;
-
 typedef struct clc_memory { /* of struct cs_plugin_memory */
   const clc_device *device;
   uint64_t bytes;
-  clc_packing packing;
-  uint32_t dtype; /* of packed weights, as are the dims */
+  uint32_t dtype; /* of packed weights, as are the dims; CS_DTYPE_NONE: not packed */
+  uint32_t reserved;
   uint64_t n_matrices;
   uint64_t n_rows;
   uint64_t n_columns;
@@ -104,20 +102,16 @@ cs_status clc_check_groups(clc_variant variant, uint64_t group_items, uint64_t l
 /* A weight as read from its descriptor; sizes are bounded so that later products fit. */
 struct clc_source {
   const unsigned char *data;
-  uint32_t dtype;
-  clc_packing packing;
-  uint64_t n_matrices, n_rows, n_columns, row_bytes;
+  const struct clc_format *format;
+  uint64_t n_matrices, n_rows, n_columns, row_bytes; /* row_bytes as in GGUF */
 };
 
 /* A source is packed unit by unit, so that a plugin may go through a small buffer: a unit is a tile
- * of CLC_TILE rows, or one row. */
+ * of CLC_TILE rows. */
 uint64_t clc_units(const clc_source *source);
 uint64_t clc_unit_bytes(const clc_source *source);
 /* Writes the units first to first + n - 1 to `to`. */
 void clc_pack(const clc_source *source, uint64_t first, uint64_t n, unsigned char *to);
-
-/* Bytes of one matrix in tiles of CLC_TILE rows. The caller has bounded the extents. */
-uint64_t clc_tiles_bytes(uint32_t dtype, uint64_t n_rows, uint64_t n_columns);
 
 cs_status clc_weights_pack(cs_plugin_device *device, const cs_weight *weight,
                            cs_plugin_memory **out, cs_packed_info *info, cs_error *error);

@@ -7,7 +7,8 @@ void clc_describe(cs_device_properties *out) {
   out->tensor_align = CLC_TENSOR_ALIGN;
   out->kv_dtypes =
       CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16);
-  out->dtypes = out->kv_dtypes | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0);
+#define DTYPE_BIT(NAME, name) CS_DTYPE_BIT(CS_DTYPE_##NAME) |
+  out->dtypes = CLC_WEIGHT_FORMATS(DTYPE_BIT) 0;
   out->kv_layouts =
       CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) | CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MAJOR);
   out->kv_layout = CS_LAYOUT_KV_HEAD_MAJOR;

@@ -9,18 +9,14 @@
   { clc_text_attention_cpu, clc_text_attention_gpu }
 #define OPTIONS(format)                                                                            \
   { "-cl-std=CL1.2 -DVARIANT_CPU" format, "-cl-std=CL1.2 -DVARIANT_GPU" format }
+#define MATMUL_ENTRY(NAME, name) [MODULE_MATMUL_##NAME] = {MATMUL, OPTIONS(" -DWEIGHT=" #NAME)},
 
 static const struct module_text {
   const char *text[CLC_VARIANT_LIMIT];
   const char *options[CLC_VARIANT_LIMIT];
 } modules[MODULE_LIMIT] = {
     [MODULE_BASE] = {{clc_text_base, clc_text_base}, OPTIONS("")},
-    [MODULE_MATMUL_F32] = {MATMUL, OPTIONS(" -DWEIGHT=F32")},
-    [MODULE_MATMUL_F16] = {MATMUL, OPTIONS(" -DWEIGHT=F16")},
-    [MODULE_MATMUL_BF16] = {MATMUL, OPTIONS(" -DWEIGHT=BF16")},
-    [MODULE_MATMUL_Q8_0] = {MATMUL, OPTIONS(" -DWEIGHT=Q8_0")},
-    [MODULE_MATMUL_Q4_0] = {MATMUL, OPTIONS(" -DWEIGHT=Q4_0")},
-    [MODULE_ATTENTION_F32] = {ATTENTION, OPTIONS(" -DKV=F32")},
+    CLC_WEIGHT_FORMATS(MATMUL_ENTRY)[MODULE_ATTENTION_F32] = {ATTENTION, OPTIONS(" -DKV=F32")},
     [MODULE_ATTENTION_F16] = {ATTENTION, OPTIONS(" -DKV=F16")},
     [MODULE_ATTENTION_BF16] = {ATTENTION, OPTIONS(" -DKV=BF16")},
 };

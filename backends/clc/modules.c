@@ -10,6 +10,7 @@ static const char *const kernel_names[KERNEL_LIMIT] = {
     [KERNEL_COPY_BYTES] = "copy_bytes",
     [KERNEL_ROPE] = "rope",
     [KERNEL_GATHER_ROWS] = "gather_rows",
+    [KERNEL_GATHER_TILES] = "gather_tiles",
     [KERNEL_RMS_NORM] = "rms_norm",
     [KERNEL_ARGMAX] = "argmax",
     [KERNEL_TOP_K] = "top_k",

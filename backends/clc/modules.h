@@ -8,14 +8,28 @@
 /* Which of the kernels a device runs. */
 typedef enum clc_variant { CLC_VARIANT_CPU, CLC_VARIANT_GPU, CLC_VARIANT_LIMIT } clc_variant;
 
+/* The formats of weights: CS_DTYPE_* and file name. CMakeLists.txt has the same list. */
+#define CLC_WEIGHT_FORMATS(X)                                                                      \
+  X(F32, f32)                                                                                      \
+  X(F16, f16)                                                                                      \
+  X(BF16, bf16)                                                                                    \
+  X(Q8_0, q8_0)                                                                                    \
+  X(Q4_0, q4_0)                                                                                    \
+  X(Q4_1, q4_1)                                                                                    \
+  X(Q5_0, q5_0)                                                                                    \
+  X(Q5_1, q5_1)                                                                                    \
+  X(Q2_K, q2_k)                                                                                    \
+  X(Q3_K, q3_k)                                                                                    \
+  X(Q4_K, q4_k)                                                                                    \
+  X(Q5_K, q5_k)                                                                                    \
+  X(Q6_K, q6_k)                                                                                    \
+  X(IQ4_NL, iq4_nl)                                                                                \
+  X(IQ4_XS, iq4_xs)
+
+#define CLC_MATMUL_MODULE(NAME, name) MODULE_MATMUL_##NAME,
 typedef enum clc_module {
   MODULE_BASE,
-  MODULE_MATMUL_F32,
-  MODULE_MATMUL_F16,
-  MODULE_MATMUL_BF16,
-  MODULE_MATMUL_Q8_0,
-  MODULE_MATMUL_Q4_0,
-  MODULE_ATTENTION_F32,
+  CLC_WEIGHT_FORMATS(CLC_MATMUL_MODULE) MODULE_ATTENTION_F32,
   MODULE_ATTENTION_F16,
   MODULE_ATTENTION_BF16,
   MODULE_LIMIT
@@ -30,6 +44,7 @@ typedef enum clc_kernel {
   KERNEL_COPY_BYTES,
   KERNEL_ROPE,
   KERNEL_GATHER_ROWS,
+  KERNEL_GATHER_TILES,
   KERNEL_RMS_NORM,
   KERNEL_ARGMAX,
   KERNEL_TOP_K,

@@ -9,26 +9,12 @@
 #define FEW_ROWS   3   /* up to here each row streams the weights by itself on a CPU */
 #define FEW_ON_GPU 8
 
-static bool find_module(clc_rule_context *context, uint32_t dtype) {
-  switch (dtype) {
-  case CS_DTYPE_F32:
-    context->module = MODULE_MATMUL_F32;
-    return true;
-  case CS_DTYPE_F16:
-    context->module = MODULE_MATMUL_F16;
-    return true;
-  case CS_DTYPE_BF16:
-    context->module = MODULE_MATMUL_BF16;
-    return true;
-  case CS_DTYPE_Q8_0:
-    context->module = MODULE_MATMUL_Q8_0;
-    return true;
-  case CS_DTYPE_Q4_0:
-    context->module = MODULE_MATMUL_Q4_0;
-    return true;
-  default:
-    return clc_refuse(context, "weight: dtype %u is not served", dtype);
-  }
+bool clc_matmul_module(uint32_t dtype, clc_module *out) {
+#define MODULE_ENTRY(NAME, name) [CS_DTYPE_##NAME] = MODULE_MATMUL_##NAME,
+  static const clc_module modules[CS_DTYPE_LIMIT] = {CLC_WEIGHT_FORMATS(MODULE_ENTRY)};
+  if (dtype >= CS_DTYPE_LIMIT || modules[dtype] == MODULE_BASE) return false;
+  *out = modules[dtype];
+  return true;
 }
 
 /* A packed weight of shape ([n_matrices,] n_out, n_in). */
@@ -36,7 +22,8 @@ static bool want_weight(clc_rule_context *context, uint64_t n_matrices, uint64_t
                         uint64_t n_in) {
   const cs_tensor *weight = &context->op->operands[2];
   if (weight->layout != CS_LAYOUT_PACKED) return clc_refuse(context, "weight is not packed");
-  if (!find_module(context, weight->dtype)) return false;
+  if (!clc_matmul_module(weight->dtype, &context->module))
+    return clc_refuse(context, "weight: dtype %u is not served", weight->dtype);
   if (cs_sdk_dtype_bytes(weight->dtype, n_in) == 0 || n_out == 0 || n_matrices == 0)
     return clc_refuse(context, "weight: rows are not whole blocks, or there are none");
   if (n_out > INT32_MAX || n_in > INT32_MAX || n_matrices > INT32_MAX)
@@ -44,10 +31,10 @@ static bool want_weight(clc_rule_context *context, uint64_t n_matrices, uint64_t
   if (!context->plan) return true;
   if (!weight->memory) return clc_refuse(context, "weight has no memory");
   const clc_memory *memory = clc_memory_of(weight->memory);
-  if (memory->device != context->device || memory->packing != PACKING_TILES ||
-      memory->dtype != weight->dtype || memory->n_matrices != n_matrices ||
-      memory->n_rows != n_out || memory->n_columns != n_in || weight->offset_bytes != 0)
-    return clc_refuse(context, "weight is not what weights_pack made for a matmul");
+  if (memory->device != context->device || memory->dtype != weight->dtype ||
+      memory->n_matrices != n_matrices || memory->n_rows != n_out || memory->n_columns != n_in ||
+      weight->offset_bytes != 0)
+    return clc_refuse(context, "weight is not what weights_pack made");
   return true;
 }
 

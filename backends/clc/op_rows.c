@@ -15,23 +15,18 @@ static uint64_t row_items(const clc_rule_context *context) {
   return context->device->variant == CLC_VARIANT_CPU ? 1 : GROUP;
 }
 
-/* The table is packed, or plain rows. */
-static bool want_table(clc_rule_context *context, uint64_t n_rows, uint64_t n_columns) {
+static bool want_packed_table(clc_rule_context *context, uint64_t n_rows, uint64_t n_columns) {
   const cs_tensor *table = &context->op->operands[1];
-  if (table->layout == CS_LAYOUT_PLAIN)
-    return clc_want_tensor(context, 1, "table", TABLE_DTYPES, n_rows, n_columns);
-  if (table->layout != CS_LAYOUT_PACKED || table->dtype >= CS_DTYPE_LIMIT ||
-      !(TABLE_DTYPES & CS_DTYPE_BIT(table->dtype)))
-    return clc_refuse(context, "table: layout %u of dtype %u is not served", table->layout,
-                      table->dtype);
+  if (!clc_matmul_module(table->dtype, &context->module))
+    return clc_refuse(context, "table: dtype %u is not served", table->dtype);
   if (cs_sdk_dtype_bytes(table->dtype, n_columns) == 0 || n_rows > INT32_MAX)
     return clc_refuse(context, "table: rows are not whole blocks, or too many");
   if (!context->plan) return true;
   if (!table->memory) return clc_refuse(context, "table has no memory");
   const clc_memory *memory = clc_memory_of(table->memory);
-  if (memory->device != context->device || memory->packing == PACKING_NONE ||
-      memory->dtype != table->dtype || memory->n_rows * memory->n_matrices != n_rows ||
-      memory->n_columns != n_columns || memory->n_matrices != 1 || table->offset_bytes != 0)
+  if (memory->device != context->device || memory->dtype != table->dtype ||
+      memory->n_rows != n_rows || memory->n_columns != n_columns || memory->n_matrices != 1 ||
+      table->offset_bytes != 0)
     return clc_refuse(context, "table is not what weights_pack made");
   return true;
 }
@@ -41,25 +36,24 @@ bool clc_rule_gather_rows(clc_rule_context *context) {
   const cs_gather_rows_params *params = context->op->params;
   const cs_tensor *out = &context->op->operands[0], *table = &context->op->operands[1];
   const uint64_t n = cs_sdk_tensor_rows(out), d = cs_sdk_tensor_columns(out);
+  const bool packed = table->layout == CS_LAYOUT_PACKED;
   if (table->rank != 2 || table->dims[1] != d)
     return clc_refuse(context, "table is not (v, d) with out's d");
   if (!clc_want_tensor(context, 0, "out", F32_ONLY, n, d)) return false;
-  if (!want_table(context, table->dims[0], d)) return false;
+  if (packed ? !want_packed_table(context, table->dims[0], d)
+             : !clc_want_tensor(context, 1, "table", TABLE_DTYPES, table->dims[0], d))
+    return false;
   if (!clc_want_vector(context, 2, "ids", I32_ONLY, n)) return false;
-  const bool tiled = context->plan && table->layout == CS_LAYOUT_PACKED &&
-                     clc_memory_of(table->memory)->packing == PACKING_TILES;
-  clc_step_begin(context, KERNEL_GATHER_ROWS, clc_spans(context->device, d), n, 1,
-                 clc_lanes(context->device));
+  clc_step_begin(context, packed ? KERNEL_GATHER_TILES : KERNEL_GATHER_ROWS,
+                 clc_spans(context->device, d), n, 1, clc_lanes(context->device));
   clc_arg_tensor(context, 0);
   clc_arg_memory(context, table->memory);
   clc_arg_u64(context, table->offset_bytes);
   clc_arg_vector(context, 2);
-  clc_arg_u64(context,
-              tiled ? clc_tiles_bytes(table->dtype, CLC_TILE, d) : cs_sdk_tensor_stride(table));
+  if (!packed) clc_arg_u64(context, cs_sdk_tensor_stride(table));
   clc_arg_u64(context, table->dims[0]);
   clc_arg_u64(context, d);
-  clc_arg_u32(context, table->dtype);
-  clc_arg_u32(context, tiled);
+  if (!packed) clc_arg_u32(context, table->dtype);
   clc_arg_f32(context, params->scale);
   return true;
 }

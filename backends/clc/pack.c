@@ -3,21 +3,16 @@
  * column is two float16, on a GPU 32 items read it at once. The last tile is filled with zeros.
  *
  *   plain formats  [tile][column][32 rows]
- *   Q8_0           [tile][block]{32 f16 scales, [32 columns][32 rows] int8}
- *   Q4_0           [tile][block]{32 f16 scales, [16 bytes][32 rows]}
+ *   the others     [tile][super-block]{head, [32 columns]{record}}, each field of a head or record
+ *                  with 32 rows side by side; image.c makes them for one row
  *
- * A weight that is only gathered from stays in rows. Bytes are the same either way. */
-#include "clc.h"
-
+ * Bytes are those of GGUF, but for the K formats' scales, which take a byte each. */
 #include <string.h>
 
-#define LAYOUT_ROWS  1
-#define LAYOUT_TILES 2
+#include "clc.h"
+#include "image.h"
 
-uint64_t clc_tiles_bytes(uint32_t dtype, uint64_t n_rows, uint64_t n_columns) {
-  const uint64_t n_tiles = (n_rows + CLC_TILE - 1) / CLC_TILE;
-  return n_tiles * CLC_TILE * cs_sdk_dtype_bytes(dtype, n_columns);
-}
+#define LAYOUT_TILES 3
 
 /* to[i][row] = from[row][i] for n units of 1, 2 or 4 bytes; rows of `from` are stride apart. A few
  * columns at a time, so that the lines written stay in the nearest cache. */
@@ -37,41 +32,53 @@ TRANSPOSE(transpose_u8, uint8_t)
 TRANSPOSE(transpose_u16, uint16_t)
 TRANSPOSE(transpose_u32, uint32_t)
 
-/* One tile of `rows` source rows, row_bytes apart, into `to`, which is zeroed. */
-static void pack_tile(uint32_t dtype, unsigned char *to, const unsigned char *from,
-                      size_t row_bytes, uint32_t rows) {
-  const size_t block_bytes = cs_sdk_dtype_bytes(dtype, 32);
-  switch (dtype) {
-  case CS_DTYPE_F32:
-    transpose_u32((uint32_t *)(void *)to, from, row_bytes, row_bytes / 4, rows);
-    break;
-  case CS_DTYPE_F16:
-  case CS_DTYPE_BF16:
-    transpose_u16((uint16_t *)(void *)to, from, row_bytes, row_bytes / 2, rows);
-    break;
-  default: /* blocks of 32: an f16 scale and the weights' bytes */
-    for (size_t at = 0; at < row_bytes; at += block_bytes) {
-      unsigned char *block = to + at * CLC_TILE;
-      transpose_u16((uint16_t *)(void *)block, from + at, row_bytes, 1, rows);
-      transpose_u8(block + 2 * CLC_TILE, from + at + 2, row_bytes, block_bytes - 2, rows);
-    }
+/* Fields of `rows` images, CLC_IMAGE_MAX_BYTES apart: n_f16 of 16 bits, the rest bytes. */
+static void transpose_fields(unsigned char *to, const unsigned char *images, uint32_t bytes,
+                             uint32_t n_f16, uint32_t rows) {
+  transpose_u16((uint16_t *)(void *)to, images, CLC_IMAGE_MAX_BYTES, n_f16, rows);
+  transpose_u8(to + 2 * n_f16 * CLC_TILE, images + 2 * n_f16, CLC_IMAGE_MAX_BYTES,
+               bytes - 2 * n_f16, rows);
+}
+
+/* One block of each of `rows` rows, row_bytes apart. */
+static void pack_block(const clc_format *format, unsigned char *to, const unsigned char *from,
+                       size_t row_bytes, uint32_t rows) {
+  unsigned char images[CLC_TILE * CLC_IMAGE_MAX_BYTES];
+  for (uint32_t row = 0; row < rows; row++)
+    clc_image_block(format, images + row * CLC_IMAGE_MAX_BYTES, from + row * row_bytes);
+  if (format->head_bytes > 0)
+    transpose_fields(to, images, format->head_bytes, format->head_f16, rows);
+  for (uint32_t at = format->head_bytes; at < clc_image_bytes(format, format->block);
+       at += format->record_bytes)
+    transpose_fields(to + at * CLC_TILE, images + at, format->record_bytes, format->record_f16,
+                     rows);
+}
+
+/* One tile of `rows` source rows into `to`, which is zeroed where there are fewer than a tile's. */
+static void pack_tile(const clc_source *source, unsigned char *to, const unsigned char *from,
+                      uint32_t rows) {
+  const clc_format *format = source->format;
+  const size_t row_bytes = source->row_bytes, n = source->n_columns / format->block;
+  if (format->block == 1 && format->record_bytes == 4) {
+    transpose_u32((uint32_t *)(void *)to, from, row_bytes, n, rows);
+  } else if (format->block == 1) {
+    transpose_u16((uint16_t *)(void *)to, from, row_bytes, n, rows);
+  } else {
+    const size_t packed_bytes = clc_image_bytes(format, format->block) * CLC_TILE;
+    for (size_t i = 0; i < n; i++)
+      pack_block(format, to + i * packed_bytes, from + i * (row_bytes / n), row_bytes, rows);
   }
 }
 
 uint64_t clc_units(const clc_source *source) {
-  const uint64_t tiles = (source->n_rows + CLC_TILE - 1) / CLC_TILE;
-  return source->n_matrices * (source->packing == PACKING_TILES ? tiles : source->n_rows);
+  return source->n_matrices * ((source->n_rows + CLC_TILE - 1) / CLC_TILE);
 }
 
 uint64_t clc_unit_bytes(const clc_source *source) {
-  return source->packing == PACKING_TILES ? CLC_TILE * source->row_bytes : source->row_bytes;
+  return CLC_TILE * clc_image_bytes(source->format, source->n_columns);
 }
 
 void clc_pack(const clc_source *source, uint64_t first, uint64_t n, unsigned char *to) {
-  if (source->packing == PACKING_ROWS) {
-    memcpy(to, source->data + first * source->row_bytes, n * source->row_bytes);
-    return;
-  }
   const uint64_t tile_bytes = clc_unit_bytes(source);
   const uint64_t matrix_tiles = clc_units(source) / source->n_matrices;
   for (uint64_t tile = first; tile < first + n; tile++, to += tile_bytes) {
@@ -79,9 +86,9 @@ void clc_pack(const clc_source *source, uint64_t first, uint64_t n, unsigned cha
     const uint64_t left = source->n_rows - row;
     const uint32_t n_rows = left < CLC_TILE ? (uint32_t)left : CLC_TILE;
     if (n_rows < CLC_TILE) memset(to, 0, tile_bytes);
-    pack_tile(source->dtype, to,
+    pack_tile(source, to,
               source->data + (tile / matrix_tiles * source->n_rows + row) * source->row_bytes,
-              source->row_bytes, n_rows);
+              n_rows);
   }
 }
 
@@ -90,10 +97,8 @@ static cs_status read_source(const cs_weight *weight, clc_source *out, cs_error 
   if (weight->source != CS_WEIGHT_GGUF || weight->n_parts != 1 || !weight->parts)
     return cs_sdk_error(error, CS_UNSUPPORTED, 0, "a weight of source %u in %u parts",
                         weight->source, weight->n_parts);
-  cs_device_properties served = {.struct_size = sizeof served};
-  clc_describe(&served);
-  if (weight->dtype >= CS_DTYPE_LIMIT || !(served.dtypes & CS_DTYPE_BIT(weight->dtype)))
-    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "weights of dtype %u", weight->dtype);
+  const clc_format *format = clc_format_of(weight->dtype);
+  if (!format) return cs_sdk_error(error, CS_UNSUPPORTED, 0, "weights of dtype %u", weight->dtype);
   if (weight->rank != 2 && weight->rank != 3)
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "a weight of rank %u", weight->rank);
   cs_weight_part part;
@@ -101,8 +106,7 @@ static cs_status read_source(const cs_weight *weight, clc_source *out, cs_error 
   if (status != CS_OK) return status;
   const uint64_t *dims = weight->dims + (weight->rank == 3);
   *out = (clc_source){.data = part.data,
-                      .dtype = weight->dtype,
-                      .packing = weight->usage & CS_USAGE_MATMUL ? PACKING_TILES : PACKING_ROWS,
+                      .format = format,
                       .n_matrices = weight->rank == 3 ? weight->dims[0] : 1,
                       .n_rows = dims[0],
                       .n_columns = dims[1]};
@@ -114,7 +118,8 @@ static cs_status read_source(const cs_weight *weight, clc_source *out, cs_error 
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "rows of %llu are not whole blocks",
                         (unsigned long long)out->n_columns);
   const uint64_t padded = (out->n_rows + CLC_TILE - 1) / CLC_TILE * CLC_TILE;
-  if (out->n_matrices > UINT64_MAX / padded / out->row_bytes)
+  if (out->n_matrices > UINT64_MAX / padded / clc_image_bytes(format, out->n_columns) ||
+      out->n_matrices > UINT64_MAX / padded / out->row_bytes)
     return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "the weight's size overflows");
   const uint64_t bytes = out->n_matrices * out->n_rows * out->row_bytes;
   if (part.dtype != weight->dtype || !part.data || part.bytes != bytes)
@@ -139,8 +144,7 @@ cs_status clc_weights_pack(cs_plugin_device *device, const cs_weight *weight_in,
   status = driver->memory_allocate(device, bytes, CS_MEMORY_DEVICE, &memory, error);
   if (status != CS_OK) return status;
   clc_memory *shared = clc_memory_of(memory);
-  shared->packing = source.packing;
-  shared->dtype = source.dtype;
+  shared->dtype = weight.dtype;
   shared->n_matrices = source.n_matrices;
   shared->n_rows = source.n_rows;
   shared->n_columns = source.n_columns;
@@ -149,10 +153,8 @@ cs_status clc_weights_pack(cs_plugin_device *device, const cs_weight *weight_in,
     driver->memory_free(device, memory);
     return status;
   }
-  const bool tiles = source.packing == PACKING_TILES;
-  const cs_packed_info packed = {.struct_size = sizeof packed,
-                                 .bytes = bytes,
-                                 .layout_id = tiles ? LAYOUT_TILES : LAYOUT_ROWS};
+  const cs_packed_info packed = {
+      .struct_size = sizeof packed, .bytes = bytes, .layout_id = LAYOUT_TILES};
   if (info) cs_sdk_struct_write(info, &packed, sizeof packed);
   *out = memory;
   return CS_OK;

@@ -100,6 +100,9 @@ void clc_arg_vector(clc_rule_context *context, uint32_t operand);
 uint64_t clc_lanes(const clc_device *device);
 uint64_t clc_spans(const clc_device *device, uint64_t n_columns);
 
+/* The module of kernels that read packed weights of a dtype; false: none. */
+bool clc_matmul_module(uint32_t dtype, clc_module *out);
+
 /* op_elementwise.c */
 bool clc_rule_binary(clc_rule_context *context); /* add, silu_mul, gelu_mul */
 bool clc_rule_copy(clc_rule_context *context);

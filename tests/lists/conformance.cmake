@@ -12,7 +12,7 @@ function(consort_add_conformance_test plugin badges)
 endfunction()
 
 consort_add_conformance_test(cpu ${CONSORT_KIT_BADGES})
-consort_add_conformance_test(opencl ${CONSORT_KIT_BADGES})
+consort_add_conformance_test(opencl ${CONSORT_KIT_BADGES},MoE)
 consort_add_conformance_test(npu-sim Core)
 
 # KV goes from each plugin to each other and back, bit for bit.

@@ -13,7 +13,7 @@ endif()
 function(level_zero_conformance name label)
   add_test(NAME ${name}
            COMMAND consort-cts $<TARGET_FILE:consort_plugin_level_zero> --quick --no-speed
-                   --require Core,LLM-dense,LLM-quant,Disaggregated)
+                   --require Core,LLM-dense,LLM-quant,MoE,Disaggregated)
   set_tests_properties(${name} PROPERTIES LABELS "conformance;${label}" TIMEOUT 300
     ENVIRONMENT "ZE_ENABLE_ALT_DRIVERS=$<TARGET_FILE:ze_cpu_test>;${ARGN}")
 endfunction()

@@ -7,13 +7,6 @@
 
 #define CHUNK 16
 
-float sum16(const float16 v) {
-  const float8 a = v.lo + v.hi;
-  const float4 b = a.lo + a.hi;
-  const float2 c = b.lo + b.hi;
-  return c.x + c.y;
-}
-
 float max16(const float16 v) {
   const float8 a = fmax(v.lo, v.hi);
   const float4 b = fmax(a.lo, a.hi);

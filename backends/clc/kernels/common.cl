@@ -10,8 +10,19 @@
 #define F32  1u
 #define F16  2u
 #define BF16 3u
-#define Q8_0 32u
-#define Q4_0 33u
+/* As CS_DTYPE_* has them; the IQ4 formats are last. */
+#define Q8_0   32u
+#define Q4_0   33u
+#define Q4_1   34u
+#define Q5_0   35u
+#define Q5_1   36u
+#define Q2_K   37u
+#define Q3_K   38u
+#define Q4_K   39u
+#define Q5_K   40u
+#define Q6_K   41u
+#define IQ4_NL 42u
+#define IQ4_XS 43u
 
 #ifdef VARIANT_CPU
 #define LANES 1
@@ -30,6 +41,15 @@
 #define VECTOR(type, name) __global type *name##_base, const ulong name##_offset
 #define ROW(name, row)     (name##_base + name##_offset + (row)*name##_stride)
 #define ELEMENTS(name)     (name##_base + name##_offset)
+
+#ifdef VARIANT_CPU
+float sum16(const float16 v) {
+  const float8 a = v.lo + v.hi;
+  const float4 b = a.lo + a.hi;
+  const float2 c = b.lo + b.hi;
+  return c.x + c.y;
+}
+#endif
 
 #define TILE 32 /* rows of a packed weight tile */
 

@@ -5,6 +5,7 @@
  * speed. Many rows: some tiles are unpacked DEPTH columns at a time into local memory, which on a
  * CPU is this core's cache, and used for up to BLOCK rows of x by a register tile of 8 x 32. */
 #include "common.cl"
+#include "weights.cl"
 
 #define DEPTH     128
 #define BLOCK     64
@@ -34,43 +35,150 @@
   } while (0)
 
 #if WEIGHT == F32
-#define COLUMN_BYTES          128
 #define LOAD16(tile, half_at) vload16(half_at, (__global const float *)(tile))
 #elif WEIGHT == F16
-#define COLUMN_BYTES          64
 #define LOAD16(tile, half_at) vload_half16(half_at, (__global const half *)(tile))
 #elif WEIGHT == BF16
-#define COLUMN_BYTES 64
 #define LOAD16(tile, half_at)                                                                      \
   as_float16(convert_uint16(vload16(half_at, (__global const ushort *)(tile))) << 16)
-#elif WEIGHT == Q8_0
-#define COLUMN_BYTES 34
-#elif WEIGHT == Q4_0
-#define COLUMN_BYTES 18
-#endif
-#define TILE_BYTES(n_in) ((n_in)*COLUMN_BYTES)
+#else
 
-#if WEIGHT >= Q8_0
-#define BLOCK_BYTES       (32 * COLUMN_BYTES)
-#define SCALE16(block, i) vload_half16(i, (__global const half *)(block))
-#define BYTES16(block, i) vload16(i, (block) + 2 * TILE)
-#define Q8_VALUE(bytes)   convert_float16(as_char16(bytes))
-/* A nibble in the last bits of 2^23 as a float, less 2^23 + 8: exact, and cheaper than a
+/* Fields of a record for rows 16 part to 16 part + 15. */
+#define FIELD_F16(from, at) vload_half16((at) + part, (__global const half *)(from))
+#define FIELD_U8(from, at)  vload16(2 * (at) + part, from)
+#define UNSIGNED(bytes)     convert_float16(bytes)
+#define SIGNED(bytes)       convert_float16(as_char16(bytes))
+
+float16 scales(__global const uchar *head, __global const uchar *sub, const uint h,
+               const uint part) {
+  return SCALE(h);
+}
+
+#ifdef MINIMUM
+float16 minima(__global const uchar *head, __global const uchar *sub, const uint h,
+               const uint part) {
+  return MINIMUM(h);
+}
+#endif
+
+#ifdef CODE_TABLE
+/* b where a mask byte is set, else a. */
+#define PICK(mask, a, b) ((a) ^ (((a) ^ (b)) & (mask)))
+#define ENTRY(i)         ((uchar16)(uchar)(char)code_values[i])
+#define PAIR(i)          PICK(m0, ENTRY(i), ENTRY(i + 1))
+#define QUAD(i)          PICK(m1, PAIR(i), PAIR(i + 2))
+#define EIGHT(i)         PICK(m2, QUAD(i), QUAD(i + 4))
+
+/* The table by bit masks: gathering would go value by value. */
+float16 code_floats(const uchar16 codes) {
+  const uchar one = 1, zero = 0;
+  const uchar16 m0 = zero - (codes & one), m1 = zero - (codes >> one & one);
+  const uchar16 m2 = zero - (codes >> (uchar)2 & one), m3 = zero - (codes >> (uchar)3 & one);
+  return convert_float16(as_char16(PICK(m3, EIGHT(0), EIGHT(8))));
+}
+#else
+/* A code in the last bits of 2^23 as a float, less 2^23 and the offset: exact, and cheaper than a
  * conversion and a subtraction. */
-#define NIBBLE_FLOAT(words) (as_float16((words) | 0x4b000000u) - 8388616.0f)
-#define NIBBLE_LOW(bytes)   NIBBLE_FLOAT(convert_uint16(bytes) & 15u)
-#define NIBBLE_HIGH(bytes)  NIBBLE_FLOAT(convert_uint16(bytes) >> 4u)
+float16 code_floats(const uchar16 codes) {
+  return as_float16(convert_uint16(codes) | 0x4b000000u) - (8388608.0f + CODE_OFFSET);
+}
 #endif
 
-/* One row of x against one tile: acc[0] rows 0 to 15, acc[1] rows 16 to 31. */
+#ifdef NIBBLES
+#define TOP_BITS (uchar)4
+#else
+#define TOP_BITS (uchar)2
+#endif
+
+/* The codes of columns b and b + 16 of a record, b below 16. */
+void load_codes(__global const uchar *sub, const uint b, const uint part, float16 *first,
+                float16 *second) {
+#ifdef BYTES_AT
+  *first = SIGNED(FIELD_U8(sub, BYTES_AT + b));
+  *second = SIGNED(FIELD_U8(sub, BYTES_AT + b + 16));
+#else
+  uchar16 low = 0, high = 0;
+#ifdef NIBBLES
+  const uchar16 nibbles = FIELD_U8(sub, NIBBLES + b);
+  low = nibbles & (uchar)15;
+  high = nibbles >> (uchar)4;
+#endif
+#ifdef BIT_PAIRS
+  const uchar16 pairs = FIELD_U8(sub, BIT_PAIRS + b % 8) >> (uchar)(2 * (b / 8));
+#ifdef NIBBLES
+  low |= (pairs & (uchar)3) << TOP_BITS;
+  high |= (pairs >> (uchar)4 & (uchar)3) << TOP_BITS;
+#else
+  low = pairs & (uchar)3;
+  high = pairs >> (uchar)4 & (uchar)3;
+#endif
+#endif
+#ifdef HIGH_BITS
+  const uchar shift = (uchar)(b % 8);
+  low |= (FIELD_U8(sub, HIGH_BITS + b / 8) >> shift & (uchar)1) << TOP_BITS;
+  high |= (FIELD_U8(sub, HIGH_BITS + 2 + b / 8) >> shift & (uchar)1) << TOP_BITS;
+#endif
+  *first = code_floats(low);
+  *second = code_floats(high);
+#endif
+}
+
+/* 32 columns of x against the record of `part`'s rows. */
+float16 dot_record(__global const float *x, __global const uchar *head, __global const uchar *sub,
+                   const uint part) {
+  float16 a = 0.0f, b = 0.0f;
+  for (uint j = 0; j < 16; j++) {
+    float16 low, high;
+    load_codes(sub, j, part, &low, &high);
+    a += x[j] * low;
+    b += x[j + 16] * high;
+  }
+#ifdef HALVES_DIFFER
+  float16 sum = scales(head, sub, 0, part) * a + scales(head, sub, 1, part) * b;
+#else
+  float16 sum = scales(head, sub, 0, part) * (a + b);
+#endif
+#ifdef MINIMUM
+  const float16 x0 = vload16(0, x), x1 = vload16(1, x);
+#ifdef HALVES_DIFFER
+  sum += minima(head, sub, 0, part) * sum16(x0) + minima(head, sub, 1, part) * sum16(x1);
+#else
+  sum += minima(head, sub, 0, part) * sum16(x0 + x1);
+#endif
+#endif
+  return sum;
+}
+
+/* 32 columns of a record as floats, two float16 a column. */
+void unpack_record(__local float16 *to, __global const uchar *head, __global const uchar *sub,
+                   const uint part) {
+  const float16 s0 = scales(head, sub, 0, part), s1 = scales(head, sub, 1, part);
+#ifdef MINIMUM
+  const float16 m0 = minima(head, sub, 0, part), m1 = minima(head, sub, 1, part);
+#endif
+  for (uint j = 0; j < 16; j++) {
+    float16 low, high;
+    load_codes(sub, j, part, &low, &high);
+#ifdef MINIMUM
+    to[2 * j + part] = s0 * low + m0;
+    to[2 * j + 32 + part] = s1 * high + m1;
+#else
+    to[2 * j + part] = s0 * low;
+    to[2 * j + 32 + part] = s1 * high;
+#endif
+  }
+}
+#endif
+
+/* One row of x against one tile: rows 0 to 15, and rows 16 to 31. */
 void dot_tile(__global const float *x, __global const uchar *tile, const ulong n_in, float16 *low,
               float16 *high) {
-#if WEIGHT < Q8_0
+#ifdef COLUMN_BYTES
   float16 a0 = 0.0f, a1 = 0.0f, b0 = 0.0f, b1 = 0.0f;
   float16 c0 = 0.0f, c1 = 0.0f, d0 = 0.0f, d1 = 0.0f;
   ulong k = 0;
   for (; k + 4 <= n_in; k += 4) {
-    __global const uchar *w = tile + k * COLUMN_BYTES;
+    __global const uchar *w = tile + TILE_BYTES(k);
     a0 += x[k] * LOAD16(w, 0);
     a1 += x[k] * LOAD16(w, 1);
     b0 += x[k + 1] * LOAD16(w, 2);
@@ -81,32 +189,18 @@ void dot_tile(__global const float *x, __global const uchar *tile, const ulong n
     d1 += x[k + 3] * LOAD16(w, 7);
   }
   for (; k < n_in; k++) {
-    a0 += x[k] * LOAD16(tile + k * COLUMN_BYTES, 0);
-    a1 += x[k] * LOAD16(tile + k * COLUMN_BYTES, 1);
+    a0 += x[k] * LOAD16(tile + TILE_BYTES(k), 0);
+    a1 += x[k] * LOAD16(tile + TILE_BYTES(k), 1);
   }
   *low = (a0 + b0) + (c0 + d0);
   *high = (a1 + b1) + (c1 + d1);
 #else
   float16 sum0 = 0.0f, sum1 = 0.0f;
   for (ulong k = 0; k < n_in; k += 32) {
-    __global const uchar *block = tile + k * COLUMN_BYTES;
-    float16 a0 = 0.0f, a1 = 0.0f, b0 = 0.0f, b1 = 0.0f;
-    for (uint j = 0; j < 16; j++) {
-#if WEIGHT == Q8_0
-      a0 += x[k + 2 * j] * Q8_VALUE(BYTES16(block, 4 * j));
-      a1 += x[k + 2 * j] * Q8_VALUE(BYTES16(block, 4 * j + 1));
-      b0 += x[k + 2 * j + 1] * Q8_VALUE(BYTES16(block, 4 * j + 2));
-      b1 += x[k + 2 * j + 1] * Q8_VALUE(BYTES16(block, 4 * j + 3));
-#else
-      const uchar16 w0 = BYTES16(block, 2 * j), w1 = BYTES16(block, 2 * j + 1);
-      a0 += x[k + j] * NIBBLE_LOW(w0);
-      a1 += x[k + j] * NIBBLE_LOW(w1);
-      b0 += x[k + 16 + j] * NIBBLE_HIGH(w0);
-      b1 += x[k + 16 + j] * NIBBLE_HIGH(w1);
-#endif
-    }
-    sum0 += SCALE16(block, 0) * (a0 + b0);
-    sum1 += SCALE16(block, 1) * (a1 + b1);
+    __global const uchar *head = HEAD_OF(tile, k);
+    __global const uchar *sub = SUB_OF(tile, k);
+    sum0 += dot_record(x + k, head, sub, 0);
+    sum1 += dot_record(x + k, head, sub, 1);
   }
   *low = sum0;
   *high = sum1;
@@ -138,30 +232,14 @@ __kernel void matmul_vector(TARGET, TENSOR(const float, x), VECTOR(const uchar, 
 /* Columns k to k + depth of a tile as floats, two float16 a column. */
 void unpack_panel(__local float16 *panel, __global const uchar *tile, const ulong k,
                   const uint depth) {
-#if WEIGHT < Q8_0
-  __global const uchar *from = tile + k * COLUMN_BYTES;
+#ifdef COLUMN_BYTES
+  __global const uchar *from = tile + TILE_BYTES(k);
   for (uint i = 0; i < 2 * depth; i++)
     panel[i] = LOAD16(from, i);
 #else
-  for (uint first = 0; first < depth; first += 32) {
-    __global const uchar *block = tile + (k + first) * COLUMN_BYTES;
-    __local float16 *to = panel + 2 * first;
-    const float16 s0 = SCALE16(block, 0), s1 = SCALE16(block, 1);
-#if WEIGHT == Q8_0
-    for (uint i = 0; i < 32; i++) {
-      to[2 * i] = s0 * Q8_VALUE(BYTES16(block, 2 * i));
-      to[2 * i + 1] = s1 * Q8_VALUE(BYTES16(block, 2 * i + 1));
-    }
-#else
-    for (uint i = 0; i < 16; i++) {
-      const uchar16 w0 = BYTES16(block, 2 * i), w1 = BYTES16(block, 2 * i + 1);
-      to[2 * i] = s0 * NIBBLE_LOW(w0);
-      to[2 * i + 1] = s1 * NIBBLE_LOW(w1);
-      to[2 * i + 32] = s0 * NIBBLE_HIGH(w0);
-      to[2 * i + 33] = s1 * NIBBLE_HIGH(w1);
-    }
-#endif
-  }
+  for (uint first = 0; first < depth; first += 32)
+    for (uint part = 0; part < 2; part++)
+      unpack_record(panel + 2 * first, HEAD_OF(tile, k + first), SUB_OF(tile, k + first), part);
 #endif
 }
 #endif

@@ -6,6 +6,7 @@
  * 16 x 16 items computes 64 x 64 outputs, 4 x 4 an item, from tiles of x and of the unpacked
  * weights in local memory. */
 #include "common.cl"
+#include "weights.cl"
 
 #define GROUP  256
 #define SLICES (GROUP / TILE)
@@ -25,37 +26,6 @@
     if (residual_base) value += ROW(residual, ROW_INDEX)[COLUMN];                                  \
     ROW(out, ROW_INDEX)[COLUMN] = value;                                                           \
   } while (0)
-
-#if WEIGHT == F32
-#define COLUMN_BYTES 128
-#elif WEIGHT == F16 || WEIGHT == BF16
-#define COLUMN_BYTES 64
-#elif WEIGHT == Q8_0
-#define COLUMN_BYTES 34
-#elif WEIGHT == Q4_0
-#define COLUMN_BYTES 18
-#endif
-#define TILE_BYTES(n_in) ((n_in)*COLUMN_BYTES)
-
-/* Row `lane` of a tile at column k. */
-float weight_value(__global const uchar *tile, const ulong k, const uint lane) {
-#if WEIGHT == F32
-  return ((__global const float *)tile)[k * TILE + lane];
-#elif WEIGHT == F16
-  return vload_half(k * TILE + lane, (__global const half *)tile);
-#elif WEIGHT == BF16
-  return bf16_value(((__global const ushort *)tile)[k * TILE + lane]);
-#else
-  __global const uchar *block = tile + k / 32 * (32 * COLUMN_BYTES);
-  const float scale = vload_half(lane, (__global const half *)block);
-#if WEIGHT == Q8_0
-  return scale * (float)(char)block[2 * TILE + k % 32 * TILE + lane];
-#else
-  const uint pair = block[2 * TILE + k % 16 * TILE + lane];
-  return scale * (float)((int)(k % 32 < 16 ? pair & 15u : pair >> 4) - 8);
-#endif
-#endif
-}
 
 /* out(n, n_out), x(n, n_in): group (row, tile). With ids(n, k), of stride ids_stride, the weight
  * is that of expert ids[row / k][row % k] and row r reads row r / x_share of x. */

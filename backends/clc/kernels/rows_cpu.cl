@@ -1,12 +1,5 @@
 /* rms_norm, argmax and top_k for CPUs: an item takes a whole row in steps of 16. */
 
-float sum16(const float16 v) {
-  const float8 a = v.lo + v.hi;
-  const float4 b = a.lo + a.hi;
-  const float2 c = b.lo + b.hi;
-  return c.x + c.y;
-}
-
 /* out(n, d), x(n, d), weight(d), add(n, d) or NULL, sum(n, d) or NULL. `layer`: subtract the
  * mean first. The row that is normalized is read back from sum where there is one, because sum
  * may be the window of x or of add. */
