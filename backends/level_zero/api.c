@@ -20,6 +20,13 @@ cs_status level_zero_api_load(level_zero_api *out, cs_error *error) {
   } while (0);
   LEVEL_ZERO_FUNCTIONS(LOAD)
 #undef LOAD
+#define LOAD_IF_THERE(name)                                                                        \
+  do {                                                                                             \
+    void *const function = dlsym(loader, #name);                                                   \
+    memcpy(&out->sysman.name, &function, sizeof function);                                         \
+  } while (0);
+  LEVEL_ZERO_SYSMAN_FUNCTIONS(LOAD_IF_THERE)
+#undef LOAD_IF_THERE
   return CS_OK;
 }
 

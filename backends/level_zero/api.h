@@ -6,6 +6,7 @@
 #include <level_zero/ze_api.h>
 
 #include "consort/sdk.h"
+#include "sysman.h"
 
 #define LEVEL_ZERO_FUNCTIONS(X)                                                                    \
   X(zeInit)                                                                                        \
@@ -20,6 +21,7 @@
   X(zeContextCreate)                                                                               \
   X(zeContextDestroy)                                                                              \
   X(zeMemAllocDevice)                                                                              \
+  X(zeMemAllocShared)                                                                              \
   X(zeMemAllocHost)                                                                                \
   X(zeMemFree)                                                                                     \
   X(zeMemGetAllocProperties)                                                                       \
@@ -56,6 +58,7 @@
 #define LEVEL_ZERO_MEMBER(name) __typeof__(&name) name;
 typedef struct level_zero_api {
   LEVEL_ZERO_FUNCTIONS(LEVEL_ZERO_MEMBER)
+  level_zero_sysman_api sysman;
 } level_zero_api;
 #undef LEVEL_ZERO_MEMBER
 

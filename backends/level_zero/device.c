@@ -5,6 +5,13 @@
 
 #define MAX_GROUPS 32
 
+static cs_status parse_memory(const char *text, bool *shared, cs_error *error) {
+  *shared = strcmp(text, "shared") == 0;
+  if (*shared || strcmp(text, "device") == 0) return CS_OK;
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "memory=%.32s: must be device or shared",
+                      text);
+}
+
 static cs_status read_options(cs_plugin_device *device, const cs_option *options,
                               uint32_t n_options, uint32_t stride, cs_error *error) {
   cs_status status = CS_OK;
@@ -12,9 +19,11 @@ static cs_status read_options(cs_plugin_device *device, const cs_option *options
     const cs_option *option = (const cs_option *)(const void *)((const char *)options + i * stride);
     if (strcmp(option->key, "variant") == 0)
       status = clc_parse_variant(option->value, &device->common.variant, error);
+    else if (strcmp(option->key, "memory") == 0)
+      status = parse_memory(option->value, &device->shared, error);
     else
       status = cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                            "unknown option '%.32s' (there is variant)", option->key);
+                            "unknown option '%.32s' (there are variant and memory)", option->key);
   }
   return status;
 }
@@ -57,6 +66,17 @@ static void read_properties(cs_plugin_device *device) {
   device->max_allocation_bytes = properties.maxMemAllocSize;
   level_zero_describe(device->root, &device->found, device->common.variant, &device->properties);
   device->common.n_units = device->properties.concurrency;
+  if (device->shared) device->properties.flags |= CS_DEVICE_HOST_RESIDENT;
+}
+
+/* Reads the figures of now and logs them, the power since `before` with them. */
+static void tell_figures(const cs_plugin_device *device, const level_zero_figures *before,
+                         level_zero_figures *now) {
+  const cs_host *host = device->common.sdk.host;
+  char line[160];
+  level_zero_figures_read(&device->root->api.sysman, device->found.device, now);
+  level_zero_figures_tell(now, before, line, sizeof line);
+  if (host->log) host->log(host->context, CS_LOG_INFO, line);
 }
 
 cs_status level_zero_device_open(cs_plugin_instance *instance, uint32_t index,
@@ -83,6 +103,7 @@ cs_status level_zero_device_open(cs_plugin_instance *instance, uint32_t index,
   if (pthread_mutex_init(&device->mutex, NULL) != 0) goto err_free;
   if (pthread_mutex_init(&device->record_mutex, NULL) != 0) goto err_mutex;
   read_properties(device);
+  tell_figures(device, NULL, &device->figures);
   level_zero_root_retain(root);
   *out = device;
   return CS_OK;
@@ -97,6 +118,8 @@ err_free:
 void level_zero_device_close(cs_plugin_device *device) {
   if (!device) return;
   const cs_host *host = device->common.sdk.host;
+  level_zero_figures at_end;
+  if (device->figures.has_energy) tell_figures(device, &device->figures, &at_end);
   level_zero_kernels_destroy(device->root, device->kernels);
   level_zero_destroy_begin(device->root);
   for (uint32_t i = 0; i < MODULE_LIMIT; i++)
@@ -115,8 +138,12 @@ cs_status level_zero_device_properties(cs_plugin_device *device, cs_device_prope
   pthread_mutex_lock(&device->mutex);
   const uint64_t used = device->allocated_bytes;
   pthread_mutex_unlock(&device->mutex);
+  level_zero_figures figures;
+  level_zero_figures_read(&device->root->api.sysman, device->found.device, &figures);
   properties.memory_free_bytes =
       used < properties.memory_bytes ? properties.memory_bytes - used : 0;
+  if (figures.has_memory && figures.free_bytes < properties.memory_free_bytes)
+    properties.memory_free_bytes = figures.free_bytes;
   cs_sdk_struct_write(out, &properties, sizeof properties);
   return CS_OK;
 }

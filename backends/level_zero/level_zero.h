@@ -5,7 +5,7 @@
  *   instance.c  drivers and devices                   device.c  opening, options, properties
  *   memory.c    allocations                           module.c  SPIR-V, kernels, appending plans
  *   lanes.c     the order of lists and queues         stream.c  copies, launches, replays
- *   peer.c      copies between devices */
+ *   peer.c      copies between devices                sysman.c  free memory, temperature, power */
 #ifndef LEVEL_ZERO_LEVEL_ZERO_H
 #define LEVEL_ZERO_LEVEL_ZERO_H
 
@@ -78,6 +78,8 @@ struct cs_plugin_device {
   uint32_t compute_ordinal;
   uint32_t copy_ordinal; /* of copy engines, or LEVEL_ZERO_NO_ORDINAL */
   uint64_t max_allocation_bytes;
+  bool shared;                /* memory for ops is the host's, too */
+  level_zero_figures figures; /* when it was opened */
   cs_device_properties properties;
   pthread_mutex_t mutex; /* guards what follows */
   uint64_t allocated_bytes;

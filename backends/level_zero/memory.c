@@ -1,4 +1,5 @@
-/* Allocations: the device's own memory, and host memory that it reaches for staging. */
+/* Allocations: the device's own memory, or memory that it shares with the host, and host memory
+ * that it reaches for staging. */
 #include "level_zero.h"
 
 #include <string.h>
@@ -21,9 +22,14 @@ static cs_status allocate_pointer(const cs_plugin_device *device, cs_plugin_memo
   if (memory->kind == CS_MEMORY_STAGING)
     return level_zero_host_allocate(api, device->context, bytes, &memory->pointer, error);
   const ze_device_mem_alloc_desc_t desc = {.stype = ZE_STRUCTURE_TYPE_DEVICE_MEM_ALLOC_DESC};
+  const ze_host_mem_alloc_desc_t host = {.stype = ZE_STRUCTURE_TYPE_HOST_MEM_ALLOC_DESC};
   void *pointer = NULL;
-  LEVEL_ZERO_TRY(api, zeMemAllocDevice, device->context, &desc, bytes, CLC_TENSOR_ALIGN,
-                 device->found.device, &pointer);
+  if (device->shared)
+    LEVEL_ZERO_TRY(api, zeMemAllocShared, device->context, &desc, &host, bytes, CLC_TENSOR_ALIGN,
+                   device->found.device, &pointer);
+  else
+    LEVEL_ZERO_TRY(api, zeMemAllocDevice, device->context, &desc, bytes, CLC_TENSOR_ALIGN,
+                   device->found.device, &pointer);
   memory->pointer = pointer;
   return CS_OK;
 }
@@ -72,8 +78,7 @@ void level_zero_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) 
 }
 
 static void *memory_host_pointer(cs_plugin_device *device, cs_plugin_memory *memory) {
-  (void)device;
-  return memory->kind == CS_MEMORY_STAGING ? memory->pointer : NULL;
+  return memory->kind == CS_MEMORY_STAGING || device->shared ? memory->pointer : NULL;
 }
 
 /* Packs into `chunk`, which the device reaches, and copies from there, piece by piece. */

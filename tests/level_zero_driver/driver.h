@@ -3,7 +3,9 @@
  *
  * It is stricter than a chip, to find what a chip hides. Copies reach memory of this driver only,
  * a copy engine takes no kernels, and switches in the environment do more:
- *   ZE_TEST_DEVICES  =N             that many devices (1), each of which reaches the others' memory
+ *   ZE_TEST_DEVICES  =N             that many devices (1; 0 for a driver without any)
+ *   ZE_TEST_PEERS    (on unless 0)  each device reaches the others' memory
+ *   ZE_TEST_COPY_ENGINE (on unless 0)  there is a group of queues that only copy
  *   ZE_TEST_DEFER    (on unless 0)  nothing runs until the host waits or asks
  *   ZE_TEST_SHUFFLE  =SEED          commands between two barriers of a queue run in random order
  *   ZE_TEST_REUSE    =1             addresses of handles are used again before destroying returns
@@ -12,7 +14,8 @@
  *
  *   tables.c   what the loader asks for        platform.c  driver, device, context
  *   memory.c   allocations                     module.c    SPIR-V to PoCL, kernels
- *   record.c   lists, queues, fences, events   execute.c   running what was submitted */
+ *   record.c   lists, queues, fences, events   execute.c   running what was submitted
+ *   sysman.c   figures of management */
 #ifndef LEVEL_ZERO_DRIVER_H
 #define LEVEL_ZERO_DRIVER_H
 
@@ -45,7 +48,9 @@ typedef struct test_device {
   bool shuffle;
   bool guard;
   bool reuse;
-  uint64_t random; /* state of the shuffle */
+  bool peers;
+  uint32_t n_groups; /* of command queues */
+  uint64_t random;   /* state of the shuffle */
   cl_context context;
   cl_device_id device;
   cl_command_queue queue;
@@ -70,6 +75,9 @@ ze_result_t test_start(void);
 void *test_object_create(size_t bytes);
 void test_object_destroy(void *object);
 
+/* The index of a device's handle, TEST_MAX_DEVICES for a stray one. */
+uint32_t test_device_index(ze_device_handle_t device);
+
 /* A context that was created and not destroyed. */
 bool test_is_context(ze_context_handle_t context);
 
@@ -82,6 +90,7 @@ typedef struct test_allocation {
   unsigned char *data;
   size_t bytes;
   ze_memory_type_t type;
+  uint32_t device; /* where device memory lies */
 } test_allocation;
 
 /* The allocation that holds [pointer, pointer + bytes); NULL: none does. Mutex held. */
@@ -168,6 +177,7 @@ struct _ze_command_queue_handle_t {
 struct _ze_command_list_handle_t {
   test_commands recorded;
   uint32_t ordinal;
+  uint32_t device;
   bool closed;
   bool immediate; /* then every append is submitted to `queue` at once */
   bool synchronous;
@@ -192,6 +202,9 @@ ze_result_t test_wait(bool (*done)(void *of), void *of, uint64_t timeout_ns);
 void test_queue_add(ze_command_queue_handle_t queue);
 void test_queue_remove(ze_command_queue_handle_t queue);
 bool test_queue_idle(void *queue);
+
+/* Copies that have run on queues of a group: for tests, which find it by dlsym. */
+ZE_DLLEXPORT uint64_t ze_cpu_test_copies(uint32_t ordinal);
 
 /* ---- entries, by table ---- */
 

@@ -74,6 +74,15 @@ static bool run(const test_command *command) {
   }
 }
 
+static uint64_t n_copies[2]; /* by group */
+
+uint64_t ze_cpu_test_copies(uint32_t ordinal) {
+  pthread_mutex_lock(&test_mutex);
+  const uint64_t n = ordinal <= TEST_COPY_GROUP ? n_copies[ordinal] : 0;
+  pthread_mutex_unlock(&test_mutex);
+  return n;
+}
+
 static void complete(ze_command_queue_handle_t queue, test_command *command) {
   const uint64_t begin = now_ns();
   test_unlock_memory();
@@ -84,6 +93,7 @@ static void complete(ze_command_queue_handle_t queue, test_command *command) {
     queue->failed = true;
   }
   command->done = true;
+  if (command->kind == TEST_COPY) n_copies[queue->ordinal]++;
   if (command->signal && command->kind != TEST_RESET) {
     command->signal->signalled = true;
     command->signal->begin_ns = begin;

@@ -54,7 +54,8 @@ bool test_canaries_intact(void) {
   return true;
 }
 
-static ze_result_t allocate(ze_memory_type_t type, size_t bytes, size_t alignment, void **out) {
+static ze_result_t allocate(ze_memory_type_t type, uint32_t device, size_t bytes, size_t alignment,
+                            void **out) {
   if (!out) return ZE_RESULT_ERROR_INVALID_NULL_POINTER;
   *out = NULL;
   if (bytes == 0 || bytes > test_gpu.memory_bytes / 2) return ZE_RESULT_ERROR_UNSUPPORTED_SIZE;
@@ -73,6 +74,7 @@ static ze_result_t allocate(ze_memory_type_t type, size_t bytes, size_t alignmen
   }
   mprotect(a->mapping + usable, PAGE_BYTES, PROT_NONE);
   a->type = type;
+  a->device = device;
   a->bytes = bytes;
   a->data = a->mapping + (usable - bytes) / alignment * alignment;
   memset(a->mapping, CANARY, (size_t)(a->data - a->mapping));
@@ -92,8 +94,9 @@ static ze_result_t ZE_APICALL mem_device(ze_context_handle_t context,
                                          size_t alignment, ze_device_handle_t device, void **out) {
   if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)desc;
-  (void)device;
-  return allocate(ZE_MEMORY_TYPE_DEVICE, bytes, alignment, out);
+  const uint32_t index = test_device_index(device);
+  if (index == TEST_MAX_DEVICES) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
+  return allocate(ZE_MEMORY_TYPE_DEVICE, index, bytes, alignment, out);
 }
 
 static ze_result_t ZE_APICALL mem_host(ze_context_handle_t context,
@@ -101,7 +104,7 @@ static ze_result_t ZE_APICALL mem_host(ze_context_handle_t context,
                                        size_t alignment, void **out) {
   if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)desc;
-  return allocate(ZE_MEMORY_TYPE_HOST, bytes, alignment, out);
+  return allocate(ZE_MEMORY_TYPE_HOST, 0, bytes, alignment, out);
 }
 
 static ze_result_t ZE_APICALL mem_shared(ze_context_handle_t context,
@@ -112,7 +115,7 @@ static ze_result_t ZE_APICALL mem_shared(ze_context_handle_t context,
   (void)device_desc;
   (void)host_desc;
   (void)device;
-  return allocate(ZE_MEMORY_TYPE_SHARED, bytes, alignment, out);
+  return allocate(ZE_MEMORY_TYPE_SHARED, 0, bytes, alignment, out);
 }
 
 static ze_result_t ZE_APICALL mem_free(ze_context_handle_t context, void *pointer) {

@@ -18,8 +18,7 @@ static char the_driver, the_devices[TEST_MAX_DEVICES];
 #define DRIVER    ((ze_driver_handle_t)(void *)&the_driver)
 #define DEVICE(i) ((ze_device_handle_t)(void *)&the_devices[i])
 
-/* The index of a handle, TEST_MAX_DEVICES for a stray one. */
-static uint32_t index_of(ze_device_handle_t device) {
+uint32_t test_device_index(ze_device_handle_t device) {
   uint32_t i = 0;
   while (i < test_gpu.n_devices && device != DEVICE(i))
     i++;
@@ -27,7 +26,7 @@ static uint32_t index_of(ze_device_handle_t device) {
 }
 
 static bool is_device(ze_device_handle_t device) {
-  return index_of(device) < TEST_MAX_DEVICES;
+  return test_device_index(device) < TEST_MAX_DEVICES;
 }
 
 /* ---- starting ---- */
@@ -71,7 +70,9 @@ static ze_result_t start_locked(void) {
   test_gpu.random = seed ? strtoull(seed, NULL, 10) * 2654435761u + 1 : 1;
   const char *devices = getenv("ZE_TEST_DEVICES");
   const unsigned long n = devices ? strtoul(devices, NULL, 10) : 1;
-  test_gpu.n_devices = n == 0 ? 1 : n > TEST_MAX_DEVICES ? TEST_MAX_DEVICES : (uint32_t)n;
+  test_gpu.n_devices = n > TEST_MAX_DEVICES ? TEST_MAX_DEVICES : (uint32_t)n;
+  test_gpu.peers = switch_is_on("ZE_TEST_PEERS");
+  test_gpu.n_groups = switch_is_on("ZE_TEST_COPY_ENGINE") ? 2 : 1;
   test_gpu.defer = switch_is_on("ZE_TEST_DEFER");
   test_gpu.guard = switch_is_on("ZE_TEST_GUARD");
   const char *reuse = getenv("ZE_TEST_REUSE");
@@ -236,7 +237,7 @@ static ze_result_t ZE_APICALL device_properties(ze_device_handle_t device,
   out->kernelTimestampValidBits = 64;
   memset(&out->uuid, 0, sizeof out->uuid);
   memcpy(out->uuid.id, "ze-cpu-test-", 12);
-  out->uuid.id[12] = (uint8_t)('0' + index_of(device));
+  out->uuid.id[12] = (uint8_t)('0' + test_device_index(device));
   snprintf(out->name, sizeof out->name, "%s", test_gpu.name);
   return ZE_RESULT_SUCCESS;
 }
@@ -270,13 +271,13 @@ static ze_result_t ZE_APICALL device_module(ze_device_handle_t device,
 static ze_result_t ZE_APICALL device_queue_groups(ze_device_handle_t device, uint32_t *count,
                                                   ze_command_queue_group_properties_t *out) {
   if (!is_device(device)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
-  for (uint32_t i = 0; out && i < *count && i < 2; i++) {
+  for (uint32_t i = 0; out && i < *count && i < test_gpu.n_groups; i++) {
     out[i].flags = ZE_COMMAND_QUEUE_GROUP_PROPERTY_FLAG_COPY;
     if (i == TEST_COMPUTE_GROUP) out[i].flags |= ZE_COMMAND_QUEUE_GROUP_PROPERTY_FLAG_COMPUTE;
     out[i].maxMemoryFillPatternSize = test_fill_pattern_max(i);
     out[i].numQueues = 2;
   }
-  *count = 2;
+  *count = test_gpu.n_groups;
   return ZE_RESULT_SUCCESS;
 }
 
@@ -331,7 +332,7 @@ static ze_result_t ZE_APICALL device_p2p(ze_device_handle_t device, ze_device_ha
 
 static ze_result_t ZE_APICALL device_can_access(ze_device_handle_t device, ze_device_handle_t peer,
                                                 ze_bool_t *value) {
-  *value = is_device(device) && is_device(peer);
+  *value = is_device(device) && is_device(peer) && (device == peer || test_gpu.peers);
   return ZE_RESULT_SUCCESS;
 }
 

@@ -56,7 +56,7 @@ static ze_result_t ZE_APICALL queue_create(ze_context_handle_t context, ze_devic
                                            ze_command_queue_handle_t *out) {
   if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
   (void)device;
-  if (desc->ordinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (desc->ordinal >= test_gpu.n_groups) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   *out = queue_new(desc->ordinal);
   return *out ? ZE_RESULT_SUCCESS : ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
 }
@@ -105,11 +105,11 @@ static ze_result_t ZE_APICALL list_create(ze_context_handle_t context, ze_device
                                           const ze_command_list_desc_t *desc,
                                           ze_command_list_handle_t *out) {
   if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
-  (void)device;
-  if (desc->commandQueueGroupOrdinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (desc->commandQueueGroupOrdinal >= test_gpu.n_groups) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   *out = test_object_create(sizeof **out);
   if (!*out) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   (*out)->ordinal = desc->commandQueueGroupOrdinal;
+  (*out)->device = test_device_index(device);
   return ZE_RESULT_SUCCESS;
 }
 
@@ -117,12 +117,12 @@ static ze_result_t ZE_APICALL list_immediate(ze_context_handle_t context, ze_dev
                                              const ze_command_queue_desc_t *desc,
                                              ze_command_list_handle_t *out) {
   if (!test_is_context(context)) return ZE_RESULT_ERROR_INVALID_NULL_HANDLE;
-  (void)device;
   *out = NULL;
-  if (desc->ordinal > TEST_COPY_GROUP) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (desc->ordinal >= test_gpu.n_groups) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   ze_command_list_handle_t list = test_object_create(sizeof *list);
   if (!list) return ZE_RESULT_ERROR_OUT_OF_HOST_MEMORY;
   list->ordinal = desc->ordinal;
+  list->device = test_device_index(device);
   list->immediate = true;
   list->synchronous = desc->mode == ZE_COMMAND_QUEUE_MODE_SYNCHRONOUS;
   list->queue = queue_new(desc->ordinal);
@@ -196,19 +196,35 @@ static ze_result_t ZE_APICALL append_barrier(ze_command_list_handle_t list,
   return append(list, &command, signal, n_waits, waits);
 }
 
-/* The device reaches only memory of this driver: it reports no access to the system's. */
-static bool reachable(const void *pointer, size_t bytes) {
+/* A device reaches only memory of this driver, not the system's, and another device's where they
+ * are peers. */
+static bool reachable(ze_command_list_handle_t list, const void *pointer, size_t bytes) {
   pthread_mutex_lock(&test_mutex);
-  const bool found = test_find(pointer, bytes) != NULL;
+  const test_allocation *a = test_find(pointer, bytes);
+  const bool reaches =
+      a && (a->type != ZE_MEMORY_TYPE_DEVICE || test_gpu.peers || a->device == list->device);
   pthread_mutex_unlock(&test_mutex);
-  return found;
+  return reaches;
+}
+
+/* What the kernel's pointers name. Null ones are the kernel's business, stray ones are told when it
+ * runs. */
+static bool reaches_arguments(ze_command_list_handle_t list, ze_kernel_handle_t kernel) {
+  for (uint32_t i = 0; i < kernel->n_args; i++) {
+    const test_arg *arg = &kernel->args[i];
+    void *pointer = NULL;
+    if (arg->set && arg->kind == TEST_ARG_POINTER) memcpy(&pointer, arg->value, sizeof pointer);
+    if (pointer && !reachable(list, pointer, 0)) return false;
+  }
+  return true;
 }
 
 static ze_result_t ZE_APICALL append_copy(ze_command_list_handle_t list, void *to, const void *from,
                                           size_t bytes, ze_event_handle_t signal, uint32_t n_waits,
                                           ze_event_handle_t *waits) {
   if (!to || !from) return ZE_RESULT_ERROR_INVALID_NULL_POINTER;
-  if (!reachable(to, bytes) || !reachable(from, bytes)) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (!reachable(list, to, bytes) || !reachable(list, from, bytes))
+    return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   test_command command = {.kind = TEST_COPY, .to = to, .from = from, .bytes = bytes};
   return append(list, &command, signal, n_waits, waits);
 }
@@ -221,7 +237,7 @@ static ze_result_t ZE_APICALL append_fill(ze_command_list_handle_t list, void *t
   if (pattern_bytes == 0 || pattern_bytes > test_fill_pattern_max(list->ordinal) ||
       pattern_bytes & (pattern_bytes - 1))
     return ZE_RESULT_ERROR_INVALID_SIZE;
-  if (!reachable(to, bytes)) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (!reachable(list, to, bytes)) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   memcpy(command.pattern, pattern, pattern_bytes);
   command.pattern_bytes = pattern_bytes;
   return append(list, &command, signal, n_waits, waits);
@@ -236,6 +252,7 @@ static ze_result_t ZE_APICALL append_launch(ze_command_list_handle_t list,
   if (kernel->group[0] == 0) return ZE_RESULT_ERROR_INVALID_GROUP_SIZE_DIMENSION;
   if (groups->groupCountX == 0 || groups->groupCountY == 0 || groups->groupCountZ == 0)
     return ZE_RESULT_ERROR_INVALID_ARGUMENT;
+  if (!reaches_arguments(list, kernel)) return ZE_RESULT_ERROR_INVALID_ARGUMENT;
   test_command command = {
       .kind = TEST_LAUNCH,
       .kernel = kernel,

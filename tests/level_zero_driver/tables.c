@@ -3,9 +3,8 @@
  * loader accepts.
  */
 #include "driver.h"
+#include "sysman.h"
 
-#include <level_zero/zes_api.h>
-#include <level_zero/zes_ddi.h>
 #include <level_zero/zet_api.h>
 #include <level_zero/zet_ddi.h>
 #include <string.h>
@@ -67,7 +66,7 @@ TABLE(zet, MetricQueryPool, zet_metric_query_pool_dditable_t, NOTHING)
 TABLE(zet, MetricStreamer, zet_metric_streamer_dditable_t, NOTHING)
 TABLE(zet, Module, zet_module_dditable_t, NOTHING)
 TABLE(zet, TracerExp, zet_tracer_exp_dditable_t, NOTHING)
-TABLE(zes, Device, zes_device_dditable_t, NOTHING)
+TABLE(zes, Device, zes_device_dditable_t, test_fill_sysman_device)
 TABLE(zes, Diagnostics, zes_diagnostics_dditable_t, NOTHING)
 TABLE(zes, Driver, zes_driver_dditable_t, NOTHING)
 TABLE(zes, Engine, zes_engine_dditable_t, NOTHING)
@@ -76,11 +75,11 @@ TABLE(zes, Fan, zes_fan_dditable_t, NOTHING)
 TABLE(zes, Firmware, zes_firmware_dditable_t, NOTHING)
 TABLE(zes, Frequency, zes_frequency_dditable_t, NOTHING)
 TABLE(zes, Led, zes_led_dditable_t, NOTHING)
-TABLE(zes, Memory, zes_memory_dditable_t, NOTHING)
+TABLE(zes, Memory, zes_memory_dditable_t, test_fill_sysman_memory)
 TABLE(zes, PerformanceFactor, zes_performance_factor_dditable_t, NOTHING)
-TABLE(zes, Power, zes_power_dditable_t, NOTHING)
+TABLE(zes, Power, zes_power_dditable_t, test_fill_sysman_power)
 TABLE(zes, Psu, zes_psu_dditable_t, NOTHING)
 TABLE(zes, Ras, zes_ras_dditable_t, NOTHING)
 TABLE(zes, Scheduler, zes_scheduler_dditable_t, NOTHING)
 TABLE(zes, Standby, zes_standby_dditable_t, NOTHING)
-TABLE(zes, Temperature, zes_temperature_dditable_t, NOTHING)
+TABLE(zes, Temperature, zes_temperature_dditable_t, test_fill_sysman_temperature)

@@ -146,6 +146,136 @@ static bool two_devices_have_two_uuids(void) {
          strcmp(a.memory_domain, b.memory_domain) != 0 && a.type == CS_DEVICE_TYPE_GPU;
 }
 
+static bool without_a_device_one_line_says_so(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  return load(&f, &error) == CS_NOT_FOUND && !f.instance &&
+         one_line_with(&error, "the Level Zero driver has no device");
+}
+
+static bool without_peers_nothing_is_copied_between(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  setenv("ZE_TEST_DEVICES", "2", 1);
+  if (load(&f, &error) != CS_OK) return false;
+  const cs_peer_table *peer = f.plugin.table(CS_TABLE_PEER, 0);
+  cs_plugin_device *first = NULL, *second = NULL;
+  f.device_table->device_open(f.instance, 0, NULL, 0, 0, &first, &error);
+  f.device_table->device_open(f.instance, 1, NULL, 0, 0, &second, &error);
+  const bool ok = peer->peer_can_copy(second, first) == 0 && !copy_between(&f, first, second) &&
+                  copy_between(&f, second, second);
+  f.device_table->device_close(second);
+  f.device_table->device_close(first);
+  f.device_table->instance_destroy(f.instance);
+  return ok;
+}
+
+/* Copies that the driver has run on the compute group and on the copy group. */
+static void count_copies(uint64_t out[2]) {
+  void *driver = dlopen(getenv("ZE_ENABLE_ALT_DRIVERS"), RTLD_NOW | RTLD_NOLOAD);
+  uint64_t (*count)(uint32_t ordinal) = NULL;
+  void *const symbol = driver ? dlsym(driver, "ze_cpu_test_copies") : NULL;
+  memcpy(&count, &symbol, sizeof count);
+  for (uint32_t i = 0; i < 2; i++)
+    out[i] = count ? count(i) : 0;
+  if (driver) dlclose(driver);
+}
+
+/* Copies within a device, and which engine ran them: bit 0 the compute group, bit 1 the copy
+ * group; 4 when they went wrong. */
+static int engines_that_copy(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_device *device = NULL;
+  uint64_t copies[2];
+  if (load(&f, &error) != CS_OK) return 4;
+  f.device_table->device_open(f.instance, 0, NULL, 0, 0, &device, &error);
+  const bool ok = device && copy_between(&f, device, device);
+  count_copies(copies);
+  f.device_table->device_close(device);
+  f.device_table->instance_destroy(f.instance);
+  return ok ? (copies[0] > 0) | (copies[1] > 0) << 1 : 4;
+}
+
+static bool a_copy_engine_takes_all_copies(void) {
+  return engines_that_copy() == 2;
+}
+
+static bool without_a_copy_engine_the_others_copy(void) {
+  return engines_that_copy() == 1;
+}
+
+static bool shared_memory_is_the_hosts_too(void) {
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  if (load(&f, &error) != CS_OK) return false;
+  const cs_memory_table *memory = f.plugin.table(CS_TABLE_MEMORY, 0);
+  const cs_option options[2] = {{"memory", "shared"}, {"memory", "device"}};
+  bool ok = true;
+  for (uint32_t i = 0; i < 2 && ok; i++) {
+    cs_plugin_device *device = NULL;
+    cs_plugin_memory *m = NULL;
+    cs_device_properties properties = {.struct_size = sizeof properties};
+    ok = f.device_table->device_open(f.instance, 0, &options[i], 1, sizeof *options, &device,
+                                     &error) == CS_OK &&
+         memory->memory_allocate(device, 64, CS_MEMORY_DEVICE, &m, &error) == CS_OK;
+    if (!ok) break;
+    f.device_table->device_properties(device, &properties, NULL);
+    unsigned char *pointer = memory->memory_host_pointer(device, m);
+    if (pointer) memset(pointer, 1, 64); /* would end the process in device memory */
+    ok = (pointer != NULL) == (i == 0) &&
+         (properties.flags & CS_DEVICE_HOST_RESIDENT) == (i == 0 ? CS_DEVICE_HOST_RESIDENT : 0u) &&
+         copy_between(&f, device, device);
+    memory->memory_free(device, m);
+    f.device_table->device_close(device);
+  }
+  f.device_table->instance_destroy(f.instance);
+  return ok;
+}
+
+/* ---- figures ---- */
+
+static char logged[1024];
+
+static void remember_log(void *context, uint32_t level, const char *text) {
+  (void)context;
+  (void)level;
+  strncat(logged, text, sizeof logged - strlen(logged) - 1);
+}
+
+/* Opens and closes a device; its properties in between. */
+static bool open_and_close(cs_device_properties *out) {
+  cs_host host = test_host;
+  host.log = remember_log;
+  fixture f;
+  cs_error error = CS_ERROR_INIT;
+  if (load(&f, &error) != CS_OK) return false;
+  cs_plugin_instance *instance = NULL;
+  cs_plugin_device *device = NULL;
+  bool ok = f.device_table->instance_create(&host, &instance, &error) == CS_OK &&
+            f.device_table->device_open(instance, 0, NULL, 0, 0, &device, &error) == CS_OK;
+  *out = (cs_device_properties){.struct_size = sizeof *out};
+  ok = ok && f.device_table->device_properties(device, out, &error) == CS_OK;
+  f.device_table->device_close(device);
+  f.device_table->instance_destroy(instance);
+  f.device_table->instance_destroy(f.instance);
+  fprintf(stderr, "%s\n", logged);
+  return ok;
+}
+
+static bool sysmans_figures_are_told(void) {
+  cs_device_properties properties;
+  return open_and_close(&properties) &&
+         properties.memory_free_bytes == properties.memory_bytes / 4 && strstr(logged, "47.5 C") &&
+         strstr(logged, "GiB free") && strstr(logged, "12.5 W on average");
+}
+
+static bool without_sysman_the_absence_is_told(void) {
+  cs_device_properties properties;
+  return open_and_close(&properties) && properties.memory_free_bytes == properties.memory_bytes &&
+         strstr(logged, "sysman: no figures");
+}
+
 #define N_THREADS 4
 #define N_STREAMS 6
 
@@ -243,6 +373,7 @@ static void expect(bool (*story)(void), const char *variable, const char *value)
 static void no_driver(void **state) {
   (void)state;
   expect(without_a_driver_one_line_says_so, "ZE_ENABLE_ALT_DRIVERS", "/nonexistent/driver.so");
+  expect(without_a_device_one_line_says_so, "ZE_TEST_DEVICES", "0");
 }
 
 /* The search path is read when a program starts: the test runs itself again beside a broken loader.
@@ -275,6 +406,16 @@ static void devices(void **state) {
   expect(options_are_checked, "ZE_TEST_DEVICES", "1");
   expect(two_devices_have_two_uuids, "ZE_TEST_DEVICES", "2");
   expect(memory_moves_between_peers, "ZE_TEST_DEVICES", "2");
+  expect(without_peers_nothing_is_copied_between, "ZE_TEST_PEERS", "0");
+  expect(a_copy_engine_takes_all_copies, "ZE_TEST_COPY_ENGINE", "1");
+  expect(without_a_copy_engine_the_others_copy, "ZE_TEST_COPY_ENGINE", "0");
+  expect(shared_memory_is_the_hosts_too, "ZE_TEST_DEVICES", "1");
+}
+
+static void figures(void **state) {
+  (void)state;
+  expect(sysmans_figures_are_told, "ZES_ENABLE_SYSMAN", "1");
+  expect(without_sysman_the_absence_is_told, "ZES_ENABLE_SYSMAN", "0");
 }
 
 static void intercepted(void **state) {
@@ -287,6 +428,7 @@ int main(int argc, char **argv) {
   if (argc > 1 && strcmp(argv[1], "no-loader") == 0)
     return without_a_loader_one_line_says_so() ? 0 : 1;
   const struct CMUnitTest tests[] = {cmocka_unit_test(no_driver), cmocka_unit_test(no_loader),
-                                     cmocka_unit_test(devices), cmocka_unit_test(intercepted)};
+                                     cmocka_unit_test(devices), cmocka_unit_test(figures),
+                                     cmocka_unit_test(intercepted)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
