@@ -295,12 +295,21 @@ static void name_op(const cs_step *step, const cs_step_piece *piece, cs_error *e
   }
 }
 
+/* Where nobody can tell which op it was: those that were under way. */
+static void name_range(const cs_step *step, size_t first, size_t n_pieces, cs_error *error) {
+  const cs_piece *last = &step->pieces[n_pieces - 1].cut;
+  error->op_index = (int32_t)step->pieces[first].cut.first_op;
+  cs_error_prefix(error, error->code, "ops %d to %u were under way", error->op_index,
+                  last->first_op + last->n_ops - 1);
+}
+
 /* Puts the failure of the first of the leading n_pieces that failed into *error. Calls that find
  * their stream poisoned return its first error too, so the one who made it must be looked for. A
- * lost device answers no more: then only a step of one piece can name its op. */
+ * lost device answers no more: then only a step of one piece can name its op; and a device that
+ * hangs tells no op at all. */
 static void find_culprit(const cs_step *step, size_t n_pieces, cs_error *error) {
   if (error->code == CS_DEVICE_LOST && n_pieces > 1) {
-    error->op_index = -1;
+    name_range(step, 0, n_pieces, error);
     return;
   }
   for (size_t k = 0; k < n_pieces; k++) {
@@ -308,12 +317,19 @@ static void find_culprit(const cs_step *step, size_t n_pieces, cs_error *error) 
     if (piece->done && k + 1 < n_pieces) {
       cs_error failure = CS_ERROR_INIT;
       const cs_status status = cs_semaphore_wait(piece->done, step->run, left_us(step), &failure);
+      if (status == CS_TIMEOUT && error->code == CS_TIMEOUT) {
+        name_range(step, k, n_pieces, error);
+        return;
+      }
       if (status == CS_OK || status == CS_TIMEOUT) continue;
       *error = failure;
     } else if (k + 1 < n_pieces) {
       continue;
     }
-    name_op(step, piece, error);
+    if (error->code == CS_TIMEOUT)
+      name_range(step, k, n_pieces, error);
+    else
+      name_op(step, piece, error);
     return;
   }
 }

@@ -165,14 +165,15 @@ static cs_status device_properties(cs_plugin_device *device, cs_device_propertie
 
 cs_status fault_check_lost(cs_plugin_device *device, cs_error *error) {
   if (!atomic_load(&device->lost)) return CS_OK;
-  return cs_sdk_error(error, CS_DEVICE_LOST, 0, "the device is lost, as CONSORT_FAULT asked");
+  cs_sdk_error(error, CS_DEVICE_LOST, 0, "the device is lost, as CONSORT_FAULT asked");
+  if (error) error->op_index = 0; /* of the launch that lost it */
+  return CS_DEVICE_LOST;
 }
 
 void fault_lose(cs_plugin_device *device) {
   cs_error reason = CS_ERROR_INIT;
   atomic_store(&device->lost, true);
   fault_check_lost(device, &reason);
-  reason.op_index = 0;
   pthread_mutex_lock(&device->mutex);
   for (cs_plugin_semaphore *s = device->semaphores; s; s = s->next)
     device->target->semaphore.semaphore_fail(s->inner, &reason, NULL);

@@ -15,19 +15,6 @@ consort_add_conformance_test(cpu ${CONSORT_KIT_BADGES})
 consort_add_conformance_test(opencl ${CONSORT_KIT_BADGES},MoE)
 consort_add_conformance_test(npu-sim Core)
 
-# KV goes from each plugin to each other and back, bit for bit.
-foreach(pair cpu:opencl cpu:npu-sim opencl:npu-sim)
-  string(REPLACE ":" ";" pair_plugins ${pair})
-  list(GET pair_plugins 0 first)
-  list(GET pair_plugins 1 second)
-  if(TARGET consort-cts AND TARGET consort_plugin_${first} AND TARGET consort_plugin_${second})
-    add_test(NAME kv_pair_${first}_${second}
-             COMMAND consort-cts $<TARGET_FILE:consort_plugin_${first}> --only pair/* --no-speed
-                     --pair $<TARGET_FILE:consort_plugin_${second}>)
-    set_tests_properties(kv_pair_${first}_${second} PROPERTIES LABELS conformance TIMEOUT 300)
-  endif()
-endforeach()
-
 if(TARGET consort-cts AND TARGET consort_plugin_fault AND TARGET consort_plugin_cpu)
   find_package(Python3 COMPONENTS Interpreter)
 endif()
@@ -44,4 +31,12 @@ if(Python3_FOUND AND TARGET consort_plugin_fault)
     set_tests_properties(${name} PROPERTIES LABELS conformance TIMEOUT 600 ENVIRONMENT
       "CONSORT_TEST_KIT=$<TARGET_FILE:consort-cts>;CONSORT_TEST_CPU_PLUGIN=$<TARGET_FILE:consort_plugin_cpu>;CONSORT_TEST_NULL_PLUGIN=$<TARGET_FILE:consort_plugin_null>;CONSORT_TEST_FAULT_PLUGIN=$<TARGET_FILE:consort_plugin_fault>;CONSORT_TEST_TABLES_PLUGIN=$<TARGET_FILE:kit_tables>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
   endforeach()
+endif()
+if(TARGET consort_plugin_fault AND TARGET consort_plugin_npu-sim AND TARGET consort_cli)
+  consort_add_python_test(fault_run_test integration/fault_run_test.py integration)
+endif()
+if(TARGET consort_plugin_fault)
+  consort_add_unit_test(scheduler_faults_test consort_scheduler)
+  target_include_directories(scheduler_faults_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
+  add_dependencies(scheduler_faults_test consort_plugin_cpu consort_plugin_fault)
 endif()

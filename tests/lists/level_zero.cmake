@@ -27,16 +27,6 @@ if(TARGET consort_plugin_level_zero AND TARGET ze_cpu_test AND TARGET consort-ct
   level_zero_conformance(conformance_level_zero_validated conformance
                          ZE_ENABLE_VALIDATION_LAYER=1 ZE_ENABLE_PARAMETER_VALIDATION=1)
   level_zero_conformance(conformance_level_zero_intercepted slow ZE_ENABLE_LOADER_INTERCEPT=1)
-  # KV goes to each other plugin and back, bit for bit.
-  foreach(other cpu opencl)
-    if(TARGET consort_plugin_${other})
-      add_test(NAME kv_pair_level_zero_${other}
-               COMMAND consort-cts $<TARGET_FILE:consort_plugin_level_zero> --only pair/* --no-speed
-                       --pair $<TARGET_FILE:consort_plugin_${other}>)
-      set_tests_properties(kv_pair_level_zero_${other} PROPERTIES LABELS conformance TIMEOUT 300
-        ENVIRONMENT "ZE_ENABLE_ALT_DRIVERS=$<TARGET_FILE:ze_cpu_test>;ZE_TEST_SHUFFLE=5")
-    endif()
-  endforeach()
 endif()
 
 if(TARGET consort_plugin_level_zero AND TARGET ze_cpu_test)
