@@ -132,7 +132,8 @@ typedef struct cpu_block_kernels {
   void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
                        cpu_x_extra extra, int32_t offset, void *panel);
 
-  /* out[r * 16 + c] for a panel of x, up to 12 rows, and one of weights. */
+  /* Adds to out[r * 16 + c] for a panel of x, up to 12 rows, and one of weights, or for whole
+   * groups of both. */
   void (*tile[CPU_N_BLOCK_FORMATS])(uint32_t rows, const void *panel, const void *weights,
                                     size_t n_blocks, float *out);
 

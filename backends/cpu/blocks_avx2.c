@@ -156,7 +156,8 @@ INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kin
                        uint32_t panel_rows, int side, const char *x, const char *weights,
                        size_t n_blocks, float *out) {
   __m256 sums[3];
-  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm256_setzero_ps();
+  float *const to = out + CPU_PANEL_COLUMNS * first + 8 * side;
+  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm256_loadu_ps(to + CPU_PANEL_COLUMNS * r);
   const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
   while (n_blocks > 0) {
     const char *scales = weights + group * quant_bytes;
@@ -169,8 +170,7 @@ INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kin
     weights = scales + cpu_scale_bytes(kind);
     n_blocks -= n;
   }
-  UNROLL for (int r = 0; r < rows; r++)
-      _mm256_storeu_ps(out + CPU_PANEL_COLUMNS * (first + (uint32_t)r) + 8 * side, sums[r]);
+  UNROLL for (int r = 0; r < rows; r++) _mm256_storeu_ps(to + CPU_PANEL_COLUMNS * r, sums[r]);
 }
 
 INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows, const void *panel,

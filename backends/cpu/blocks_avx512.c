@@ -122,7 +122,7 @@ INLINE void prefetch_ahead(const int rows, const char *at, size_t bytes) {
 INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kind,
                        const void *panel, const char *weights, size_t n_blocks, float *out) {
   __m512 sums[CPU_PANEL_ROWS];
-  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(out + CPU_PANEL_COLUMNS * r);
   const char *x = panel;
   const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
   while (n_blocks > 0) {

@@ -31,7 +31,6 @@ static inline __attribute__((always_inline)) void
 tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, const void *panel,
      const unsigned char *weights, size_t n_blocks, float *out) {
   const cpu_x_extra extra = cpu_x_extra_of(kind);
-  memset(out, 0, rows * CPU_PANEL_COLUMNS * sizeof *out);
   for (size_t b = 0; b < n_blocks; b++) {
     const size_t in_group = b % cpu_group_blocks(kind);
     const unsigned char *group = weights + cpu_blocks_bytes(bits, kind, b - in_group);

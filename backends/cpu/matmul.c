@@ -1,21 +1,25 @@
 /* Matmul, plain and by experts. Rows of x that meet the same weights are put into panels of up to
  * 12 rows (one after the other for a plain matmul, sorted by expert for a mixture); then every item
- * of work is one panel of 16 columns of one weight matrix against all of its panels of x, so that
- * weights leave memory once. Panels of x are made in the workspace: quantized to int8, or, where
- * the arithmetic is float, transposed; then n_in is taken in pieces that stay in a cache. Weights
- * in blocks go either way: int8 is faster and float is exact, so matrices too small to take much
- * time are multiplied as floats. The same holds for 16-bit weights and bf16. */
+ * of work is one panel of 16 columns of one weight matrix, or a few, against all of its panels of
+ * x, so that weights leave memory once. Panels of x are made in the workspace: quantized to int8,
+ * or, where the arithmetic is float, transposed; n_in is taken in pieces that stay in a cache.
+ * Weights in blocks go either way: int8 is faster and float is exact, so matrices too small to take
+ * much time are multiplied as floats. The same holds for 16-bit weights and bf16. */
 #include "ops.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MAX_EXPERTS    1024
-#define FLOAT_DEPTH    2048                /* elements of n_in in one pass */
+#define DEPTH          1024                /* elements of n_in in one pass */
 #define VALUES_DEPTH   256                 /* likewise where blocks are first made floats */
 #define ROUND_ELEMENTS (UINT64_C(1) << 20) /* of the smallest matrix that rounds x */
 #define PAIRS_PIECE    256                 /* elements of x rounded at a time */
-#define PASS_PANELS    16
+#define PASS_PANELS    48                  /* of x */
+#define UNIT_PANELS    4                   /* of weights */
+#define MANY_PANELS    4                   /* of x, for which caches are blocked */
+#define UNITS_A_THREAD 4
+#define PREFETCH_LINE  64
 #define PIECE_BYTES    (UINT64_C(128) << 10)
 #define WORKSPACE_UNIT 64
 
@@ -53,7 +57,8 @@ typedef struct matmul_job {
   uint64_t n_panels;
   uint64_t n_groups;
   unsigned char *x_bytes; /* the panels' contents, one after the other */
-  uint64_t n_units;       /* items of work a group */
+  uint64_t n_panels_out;  /* panels of one matrix */
+  uint64_t unit_panels;   /* of them in an item of work */
 } matmul_job;
 
 /* ---- workspace ---- */
@@ -203,92 +208,132 @@ static void store_columns(const matmul_job *job, uint64_t sorted, uint64_t colum
 
 typedef float tile_sums[CPU_PANEL_ROWS * CPU_PANEL_COLUMNS];
 
-static void block_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                        const unsigned char *weights, tile_sums *sums) {
-  const cpu_packed *packed = &job->weight->packed;
-  for (uint32_t p = 0; p < n_panels; p++)
-    job->kernels->blocks->tile[job->format - cpu_block_formats](
-        panels[p].n, panel_bytes(job, &panels[p]), weights, packed->n_in / CPU_BLOCK, sums[p]);
+/* n_weights neighbouring panels of weights against n_panels of x. */
+typedef struct matmul_unit {
+  const matmul_job *job;
+  const unsigned char *weights;
+  uint64_t n_weights;
+  uint64_t n_following; /* panels of weights that come after them */
+  const row_panel *panels;
+  uint32_t n_panels;
+  tile_sums *sums; /* (n_weights, n_panels) */
+} matmul_unit;
+
+/* Bytes of the first n_in elements of a panel of weights. */
+static uint64_t weight_bytes(const matmul_job *job, uint64_t n_in) {
+  if (job->format)
+    return cpu_blocks_bytes(job->format->bits, job->format->scales, n_in / CPU_BLOCK);
+  return n_in * CPU_PANEL_COLUMNS * cpu_float_bytes(job->weight->packed.dtype);
 }
 
-/* One piece of float weights against all panels. */
-static void float_piece(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                        uint32_t float_index, const void *weights, uint64_t first, uint64_t n,
-                        tile_sums *sums) {
-  for (uint32_t p = 0; p < n_panels; p++)
-    job->kernels->float_tile[float_index](
-        panels[p].n, (const float *)(void *)panel_bytes(job, &panels[p]) + first * panels[p].n,
-        weights, n, sums[p]);
+/* Elements first to first + n - 1 of one panel of weights and of one panel of x. */
+static void run_tile(const matmul_job *job, const row_panel *panel, const unsigned char *weights,
+                     uint64_t first, uint64_t n, float *sums) {
+  const uint32_t dtype = job->weight->packed.dtype;
+  const unsigned char *x =
+      panel_bytes(job, panel) + x_row_bytes(job->arithmetic, dtype, first) * panel->n;
+  const unsigned char *w = weights + weight_bytes(job, first);
+  if (job->arithmetic == CPU_IN_INT8)
+    job->kernels->blocks->tile[job->format - cpu_block_formats](panel->n, x, w, n / CPU_BLOCK,
+                                                                sums);
+  else if (job->arithmetic == CPU_IN_BF16)
+    job->kernels->bf16_tile[dtype - CS_DTYPE_F16](panel->n, (const uint32_t *)(const void *)x,
+                                                  (const uint16_t *)(const void *)w, (n + 1) / 2,
+                                                  sums);
+  else
+    job->kernels->float_tile[cpu_float_index(dtype)](panel->n, (const float *)(const void *)x, w, n,
+                                                     sums);
 }
 
-static void value_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                        const unsigned char *weights, tile_sums *sums) {
+/* While one piece is multiplied, the next is fetched, a part of it with each panel of x. */
+static void prefetch_part(const unsigned char *from, uint64_t bytes, uint64_t part,
+                          uint64_t n_parts) {
+  const unsigned char *end = from + bytes * (part + 1) / n_parts;
+  for (const unsigned char *at = from + bytes * part / n_parts; at < end; at += PREFETCH_LINE)
+    __builtin_prefetch(at, 0, 2);
+}
+
+static void prefetch_next(const matmul_unit *unit, uint64_t w, uint64_t next, uint32_t p) {
+  const cpu_packed *packed = &unit->job->weight->packed;
+  const unsigned char *from = unit->weights + w * packed->panel_bytes;
+  if (next >= packed->n_in) {
+    if (w >= unit->n_following) return;
+    from += unit->n_weights * packed->panel_bytes;
+    next = 0;
+  }
+  const uint64_t left = packed->n_in - next, n = left < DEPTH ? left : DEPTH;
+  prefetch_part(from + weight_bytes(unit->job, next),
+                weight_bytes(unit->job, next + n) - weight_bytes(unit->job, next), p,
+                unit->n_panels);
+}
+
+/* A piece of x comes into the first-level cache once and meets all weights of the unit there, whose
+ * pieces stay in the second. */
+static void packed_tiles(const matmul_unit *unit) {
+  const cpu_packed *packed = &unit->job->weight->packed;
+  for (uint64_t i = 0; i < packed->n_in; i += DEPTH) {
+    const uint64_t left = packed->n_in - i, n = left < DEPTH ? left : DEPTH;
+    for (uint32_t p = 0; p < unit->n_panels; p++)
+      for (uint64_t w = 0; w < unit->n_weights; w++) {
+        if (unit->n_panels >= MANY_PANELS) prefetch_next(unit, w, i + n, p);
+        run_tile(unit->job, &unit->panels[p], unit->weights + w * packed->panel_bytes, i, n,
+                 unit->sums[w * unit->n_panels + p]);
+      }
+  }
+}
+
+/* Weights in blocks are made floats piece by piece. */
+static void value_tiles(const matmul_unit *unit) {
+  const matmul_job *job = unit->job;
   const cpu_packed *packed = &job->weight->packed;
   _Alignas(64) float values[VALUES_DEPTH * CPU_PANEL_COLUMNS];
-  memset(sums, 0, n_panels * sizeof *sums);
-  for (uint64_t i = 0; i < packed->n_in; i += VALUES_DEPTH) {
-    const uint64_t left = packed->n_in - i, n = left < VALUES_DEPTH ? left : VALUES_DEPTH;
-    job->kernels->blocks->floats[job->format - cpu_block_formats](
-        weights + cpu_blocks_bytes(job->format->bits, job->format->scales, i / CPU_BLOCK),
-        n / CPU_BLOCK, values);
-    float_piece(job, panels, n_panels, cpu_float_index(CS_DTYPE_F32), values, i, n, sums);
-  }
+  for (uint64_t w = 0; w < unit->n_weights; w++)
+    for (uint64_t i = 0; i < packed->n_in; i += VALUES_DEPTH) {
+      const uint64_t left = packed->n_in - i, n = left < VALUES_DEPTH ? left : VALUES_DEPTH;
+      job->kernels->blocks->floats[job->format - cpu_block_formats](
+          unit->weights + w * packed->panel_bytes + weight_bytes(job, i), n / CPU_BLOCK, values);
+      for (uint32_t p = 0; p < unit->n_panels; p++) {
+        const row_panel *panel = &unit->panels[p];
+        job->kernels->float_tile[cpu_float_index(CS_DTYPE_F32)](
+            panel->n, (const float *)(const void *)panel_bytes(job, panel) + i * panel->n, values,
+            n, unit->sums[w * unit->n_panels + p]);
+      }
+    }
 }
 
-static void float_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                        const unsigned char *weights, tile_sums *sums) {
+static void store_unit(const matmul_unit *unit, uint64_t first_column) {
+  const uint64_t n_out = unit->job->weight->packed.n_out;
+  for (uint32_t p = 0; p < unit->n_panels; p++)
+    for (uint64_t w = 0; w < unit->n_weights; w++) {
+      const uint64_t column = first_column + w * CPU_PANEL_COLUMNS, left = n_out - column;
+      for (uint32_t r = 0; r < unit->panels[p].n; r++)
+        store_columns(unit->job, unit->panels[p].first + r, column,
+                      left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS,
+                      unit->sums[w * unit->n_panels + p] + r * CPU_PANEL_COLUMNS);
+    }
+}
+
+/* Panels first to first + n - 1 of one matrix against all rows of the group. */
+static void multiply_unit(const matmul_job *job, const row_group *group, uint64_t first,
+                          uint64_t n) {
   const cpu_packed *packed = &job->weight->packed;
-  const uint32_t index = cpu_float_index(packed->dtype);
-  memset(sums, 0, n_panels * sizeof *sums);
-  for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
-    const uint64_t left = packed->n_in - i;
-    float_piece(job, panels, n_panels, index,
-                weights + i * CPU_PANEL_COLUMNS * cpu_float_bytes(packed->dtype), i,
-                left < FLOAT_DEPTH ? left : FLOAT_DEPTH, sums);
-  }
-}
-
-static void half_tiles(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                       const unsigned char *weights, tile_sums *sums) {
-  const cpu_packed *packed = &job->weight->packed;
-  const uint16_t *halves = (const uint16_t *)(const void *)weights;
-  memset(sums, 0, n_panels * sizeof *sums);
-  for (uint64_t i = 0; i < packed->n_in; i += FLOAT_DEPTH) {
-    const uint64_t left = packed->n_in - i, n = left < FLOAT_DEPTH ? left : FLOAT_DEPTH;
-    for (uint32_t p = 0; p < n_panels; p++)
-      job->kernels->bf16_tile[packed->dtype - CS_DTYPE_F16](
-          panels[p].n, (const uint32_t *)(void *)panel_bytes(job, &panels[p]) + i / 2 * panels[p].n,
-          halves + i * CPU_PANEL_COLUMNS, (n + 1) / 2, sums[p]);
-  }
-}
-
-static void multiply_panel(const matmul_job *job, const row_panel *panels, uint32_t n_panels,
-                           const unsigned char *weights, tile_sums *sums) {
-  if (job->arithmetic == CPU_IN_INT8)
-    block_tiles(job, panels, n_panels, weights, sums);
-  else if (job->arithmetic == CPU_IN_BF16)
-    half_tiles(job, panels, n_panels, weights, sums);
-  else if (job->format)
-    value_tiles(job, panels, n_panels, weights, sums);
-  else
-    float_tiles(job, panels, n_panels, weights, sums);
-}
-
-/* One panel of weights against all panels of the group. */
-static void multiply_unit(const matmul_job *job, const row_group *group, uint64_t unit) {
-  const cpu_packed *packed = &job->weight->packed;
-  const unsigned char *weights =
-      job->weight->data + group->expert * packed->expert_bytes + unit * packed->panel_bytes;
-  const uint64_t column = unit * CPU_PANEL_COLUMNS, left = packed->n_out - column;
-  const uint64_t n_columns = left < CPU_PANEL_COLUMNS ? left : CPU_PANEL_COLUMNS;
-  tile_sums sums[PASS_PANELS];
-  for (uint32_t first = 0; first < group->n_panels; first += PASS_PANELS) {
-    const row_panel *panels = &job->panels[group->first_panel + first];
-    const uint32_t rest = group->n_panels - first, n = rest < PASS_PANELS ? rest : PASS_PANELS;
-    multiply_panel(job, panels, n, weights, sums);
-    for (uint32_t p = 0; p < n; p++)
-      for (uint32_t r = 0; r < panels[p].n; r++)
-        store_columns(job, panels[p].first + r, column, n_columns, sums[p] + r * CPU_PANEL_COLUMNS);
+  tile_sums sums[UNIT_PANELS * PASS_PANELS];
+  matmul_unit unit = {.job = job,
+                      .weights = job->weight->data + group->expert * packed->expert_bytes +
+                                 first * packed->panel_bytes,
+                      .n_weights = n,
+                      .n_following = job->n_panels_out - first - n,
+                      .sums = sums};
+  for (uint32_t p = 0; p < group->n_panels; p += PASS_PANELS) {
+    const uint32_t rest = group->n_panels - p;
+    unit.panels = &job->panels[group->first_panel + p];
+    unit.n_panels = rest < PASS_PANELS ? rest : PASS_PANELS;
+    memset(sums, 0, n * unit.n_panels * sizeof *sums);
+    if (job->format && job->arithmetic == CPU_IN_F32)
+      value_tiles(&unit);
+    else
+      packed_tiles(&unit);
+    store_unit(&unit, first * CPU_PANEL_COLUMNS);
   }
 }
 
@@ -296,17 +341,32 @@ static void multiply_unit(const matmul_job *job, const row_group *group, uint64_
 
 static void multiply_units(void *context, uint64_t begin, uint64_t end) {
   const matmul_job *job = context;
-  for (uint64_t item = begin; item < end; item++)
-    multiply_unit(job, &job->groups[item / job->n_units], item % job->n_units);
+  const uint64_t per_group = (job->n_panels_out + job->unit_panels - 1) / job->unit_panels;
+  for (uint64_t item = begin; item < end; item++) {
+    const uint64_t first = item % per_group * job->unit_panels;
+    const uint64_t left = job->n_panels_out - first;
+    multiply_unit(job, &job->groups[item / per_group], first,
+                  left < job->unit_panels ? left : job->unit_panels);
+  }
+}
+
+/* As many panels of weights a unit as leave each thread several units. */
+static uint64_t choose_unit(const cpu_run *run, const matmul_job *job) {
+  if (job->n_panels < MANY_PANELS * job->n_groups) return 1;
+  const uint64_t fair =
+      job->n_panels_out * job->n_groups / (UNITS_A_THREAD * (uint64_t)run->device->n_threads);
+  return fair < 1 ? 1 : fair < UNIT_PANELS ? fair : UNIT_PANELS;
 }
 
 static void multiply(const cpu_run *run, matmul_job *job) {
   const cpu_packed *packed = &job->weight->packed;
-  job->n_units = (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS;
+  job->n_panels_out = (packed->n_out + CPU_PANEL_COLUMNS - 1) / CPU_PANEL_COLUMNS;
+  job->unit_panels = choose_unit(run, job);
   cpu_pool_for(run->pool, job->n_panels, 1, fill_panels, job);
   const bool few_rows = job->n_rows <= CPU_PANEL_ROWS && packed->panel_bytes < PIECE_BYTES;
   const uint64_t grain = few_rows ? PIECE_BYTES / packed->panel_bytes : 1;
-  cpu_pool_for(run->pool, job->n_groups * job->n_units, grain, multiply_units, job);
+  const uint64_t per_group = (job->n_panels_out + job->unit_panels - 1) / job->unit_panels;
+  cpu_pool_for(run->pool, job->n_groups * per_group, grain, multiply_units, job);
 }
 
 static void bind_space(matmul_job *job, unsigned char *workspace, const matmul_space *space) {
