@@ -19,6 +19,7 @@ int cli_eval(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_plan(int argc, char **argv);
 int cli_cts(int argc, char **argv);
+int cli_worker(int argc, char **argv);
 int cli_new_plugin(int argc, char **argv);
 
 #endif

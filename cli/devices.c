@@ -57,8 +57,11 @@ static void print_device(const consort_device_info *device) {
            device->offer_reason);
 }
 
-static int print_text(const consort_plugin_info *plugins, size_t n_plugins) {
-  if (n_plugins == 0) printf("no plugin found: set CONSORT_PLUGIN_PATH to a folder of manifests\n");
+static int print_text(const consort_plugin_info *plugins, size_t n_plugins, const char *worker) {
+  if (n_plugins == 0 && worker)
+    printf("%s offers no device\n", worker);
+  else if (n_plugins == 0)
+    printf("no plugin found: set CONSORT_PLUGIN_PATH to a folder of manifests\n");
   for (size_t i = 0; i < n_plugins; i++) {
     const consort_plugin_info *plugin = &plugins[i];
     if (plugin->failure) {
@@ -75,11 +78,16 @@ static int print_text(const consort_plugin_info *plugins, size_t n_plugins) {
 
 int cli_devices(int argc, char **argv) {
   bool json = false;
+  const char *worker = NULL, *secret_file = NULL;
   const cli_option options[] = {
-      {.name = "json", .kind = CLI_OPTION_FLAG, .value = &json, .help = "print one JSON object"}};
+      {"worker", 0, CLI_OPTION_STRING, &worker, "HOST:PORT",
+       "devices that a worker in another process offers", 0, 0, NULL},
+      {"secret-file", 0, CLI_OPTION_STRING, &secret_file, "FILE",
+       "holds the worker's secret (CONSORT_SECRET)", 0, 0, NULL},
+      {"json", 0, CLI_OPTION_FLAG, &json, NULL, "print one JSON object", 0, 0, NULL}};
   const cli_syntax syntax = {
       .command = "devices",
-      .usage = "[--json]",
+      .usage = "[--worker HOST:PORT] [--json]",
       .summary = "Shows every plugin and its devices, or why a plugin has none.",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
@@ -92,10 +100,13 @@ int cli_devices(int argc, char **argv) {
   cs_error error = CS_ERROR_INIT;
   consort_plugin_info *plugins;
   size_t n_plugins;
-  if (consort_runtime_plugins(runtime, &plugins, &n_plugins, &error) != CS_OK) {
+  const cs_status listed =
+      worker ? consort_worker_plugins(runtime, worker, secret_file, &plugins, &n_plugins, &error)
+             : consort_runtime_plugins(runtime, &plugins, &n_plugins, &error);
+  if (listed != CS_OK) {
     status = cli_library_error("devices", &error);
   } else {
-    status = json ? print_json(plugins, n_plugins) : print_text(plugins, n_plugins);
+    status = json ? print_json(plugins, n_plugins) : print_text(plugins, n_plugins, worker);
     consort_free(plugins);
   }
   consort_runtime_destroy(runtime);

@@ -24,6 +24,7 @@ static const command commands[] = {
     {"eval", cli_eval, "perplexity of a text, and how two placements or files differ"},
     {"bench", cli_bench, "measure tokens per second, and the share of the device's limits"},
     {"plan", cli_plan, "predict and compare placements"},
+    {"worker", cli_worker, "offer this process's devices to sessions in others"},
     {"cts", cli_cts, "prove a plugin with the conformance kit"},
     {"new-plugin", cli_new_plugin, "write an out-of-tree plugin project"},
 };

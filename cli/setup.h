@@ -18,6 +18,7 @@ typedef struct cli_placement {
   const char *decode;
   const char *kv_dtype;
   const char *fallback;
+  const char *secret_file;
   uint32_t n_context;
   uint32_t n_threads;
   uint32_t n_sequences;
@@ -33,7 +34,7 @@ typedef struct cli_placement {
    .kind = CLI_OPTION_STRING,                                                                      \
    .value = &(placement)->prefill,                                                                 \
    .argument = "DEV",                                                                              \
-   .help = "device for the prompt, as consort devices names it"},                                  \
+   .help = "device for the prompt, as consort devices names it, or HOST:PORT/DEV"},                                  \
       {.name = "decode",                                                                           \
        .kind = CLI_OPTION_STRING,                                                                  \
        .value = &(placement)->decode,                                                              \
@@ -51,6 +52,11 @@ typedef struct cli_placement {
        .argument = "POLICY",                                                                       \
        .help = "when a device lacks an op",                                                        \
        .choices = "strict|warn|allow"},                                                            \
+      {.name = "secret-file",                                                                      \
+       .kind = CLI_OPTION_STRING,                                                                  \
+       .value = &(placement)->secret_file,                                                         \
+       .argument = "FILE",                                                                         \
+       .help = "holds the secret of workers in other processes (CONSORT_SECRET)"},                 \
   {                                                                                                \
     .name = "threads", .kind = CLI_OPTION_COUNT, .value = &(placement)->n_threads,                 \
     .argument = "N", .help = "host cores to use (all that are allowed)", .minimum = 1,             \

@@ -88,7 +88,8 @@ cs_status cs_bench_limits_refresh(cs_bench_limits *limits, cs_error *error) {
 
 typedef struct bench_test {
   consort_session *session;
-  cs_worker *worker; /* whose device is measured */
+  const cs_worker *worker; /* whose device is measured; NULL: it is another process's */
+  const char *device;
   uint32_t n_prompt;
   uint32_t n_output;
   uint32_t n_batch;
@@ -163,6 +164,7 @@ static double bytes_per_token(const bench_test *test) {
     const cs_model_weight *weight = cs_model_weight_at(model, i);
     if (weight->usage & CS_USAGE_MATMUL) weights += (double)weight->bytes;
   }
+  if (!test->worker) return 0; /* its limits are not known either */
   const uint32_t kv_dtype = cs_engine_get_options(cs_worker_engine(test->worker))->kv_dtype;
   const double n_keys = test->n_prompt + 0.5 * test->n_output;
   return weights / test->n_batch + n_keys * (double)cs_model_kv_bytes_per_token(model, kv_dtype);
@@ -224,7 +226,8 @@ static cs_status run_pairs(const bench_test *test, cs_bench_limits *limits,
 
 static void fill_result(const bench_test *test, cs_bench_limits *limits,
                         consort_bench_result *result) {
-  const double flop = 2.0 * (double)cs_model_matmul_parameters(test->session->model->model);
+  const double flop =
+      test->worker ? 2.0 * (double)cs_model_matmul_parameters(test->session->model->model) : 0;
   const bool decodes = test->n_output > 1;
   double highest;
   summarize(test, &result->tokens_per_s, &result->stddev, &highest);
@@ -245,18 +248,22 @@ static void fill_result(const bench_test *test, cs_bench_limits *limits,
     snprintf(result->test, sizeof result->test, "tg%u b%u", test->n_output - 1, test->n_batch);
 }
 
+static cs_status init_limits(const bench_test *test, cs_bench_limits *limits, cs_error *error) {
+  size_t n_ranges;
+  cs_host_range *const ranges = weight_ranges(test, &n_ranges);
+  const uint32_t dtype = cs_dtype_from_name(cs_model_format(test->session->model->model));
+  const cs_status status = cs_bench_limits_init(cs_engine_device(cs_worker_engine(test->worker), 0),
+                                                dtype, ranges, n_ranges, limits, error);
+  free(ranges);
+  return status;
+}
+
 static cs_status run_test(bench_test *test, consort_bench_result *result, cs_error *error) {
-  cs_device *device = cs_engine_device(cs_worker_engine(test->worker), 0);
-  const cs_model *model = test->session->model->model;
-  cs_bench_limits limits;
+  cs_bench_limits limits = {0};
   double warm_up;
   cs_status status = run_once(test, &warm_up, error);
   if (status != CS_OK) return status;
-  size_t n_ranges;
-  cs_host_range *ranges = weight_ranges(test, &n_ranges);
-  status = cs_bench_limits_init(device, cs_dtype_from_name(cs_model_format(model)), ranges,
-                                n_ranges, &limits, error);
-  free(ranges);
+  if (test->worker) status = init_limits(test, &limits, error);
   for (uint32_t i = 0; i < test->n_repetitions && status == CS_OK; i++) {
     status = run_once(test, &test->rates[i], error);
     if (status == CS_OK) status = cs_bench_limits_refresh(&limits, error);
@@ -268,7 +275,7 @@ static cs_status run_test(bench_test *test, consort_bench_result *result, cs_err
   if (status == CS_OK && limits.reader && test->n_output > 1)
     status = run_pairs(test, &limits, result, error);
   if (status == CS_OK) {
-    snprintf(result->device, sizeof result->device, "%s", cs_device_name(device));
+    snprintf(result->device, sizeof result->device, "%s", test->device);
     fill_result(test, &limits, result);
   }
   cs_bench_limits_finish(&limits);
@@ -294,13 +301,15 @@ static cs_status read_options(const consort_bench_options *given, consort_bench_
 static cs_status run_tests(bench_test *test, const consort_bench_options *options,
                            consort_bench_result results[2], cs_error *error) {
   consort_session *session = test->session;
-  test->worker = session->prefill ? session->prefill : session->decode;
+  test->worker = session->two_stages ? session->prefill : session->decode;
+  test->device = session->prefill_name;
   test->n_prompt = options->n_prompt_tokens;
   test->n_output = 1;
   test->n_batch = 1;
   cs_status status = run_test(test, &results[0], error);
   if (status != CS_OK) return status;
   test->worker = session->decode;
+  test->device = session->decode_name;
   test->n_prompt = 1;
   test->n_output = options->n_output_tokens + 1; /* the first is prefill's */
   test->n_batch = options->n_batch;

@@ -65,12 +65,6 @@ void consort_runtime_destroy(consort_runtime *runtime) {
 
 /* ---- plugins and devices ---- */
 
-/* What is known of one plugin before it is laid out. */
-typedef struct plugin_record {
-  cs_plugin_status status;
-  cs_device_properties *devices; /* owned */
-} plugin_record;
-
 /* A block that is filled from the front; with base NULL it only counts. */
 typedef struct layout {
   char *base;
@@ -145,8 +139,10 @@ static void lay_out_device(layout *block, consort_device_info *out, const char *
   if (out) *out = info;
 }
 
-static void lay_out(layout *block, const plugin_record *records, uint32_t n_plugins,
+/* offers: one for each device in order; NULL where they are another process's, which has chosen. */
+static void lay_out(layout *block, const cs_plugin_record *records, uint32_t n_plugins,
                     const cs_offer_device *offers) {
+  static const cs_offer_device chosen = {.verdict = CS_OFFER_YES};
   consort_plugin_info *plugins = take(block, n_plugins * sizeof *plugins);
   for (uint32_t i = 0; i < n_plugins; i++) {
     const cs_plugin_status *status = &records[i].status;
@@ -163,13 +159,14 @@ static void lay_out(layout *block, const plugin_record *records, uint32_t n_plug
         .devices = devices,
     };
     for (uint32_t j = 0; j < status->n_devices; j++)
-      lay_out_device(block, devices ? devices + j : NULL, status->name, j, &records[i].devices[j],
-                     offers++);
+      lay_out_device(block, devices ? devices + j : NULL, status->name,
+                     records[i].numbers ? records[i].numbers[j] : j, &records[i].devices[j],
+                     offers ? offers++ : &chosen);
     if (plugins) plugins[i] = info;
   }
 }
 
-static cs_status read_plugin(cs_runtime *runtime, uint32_t index, plugin_record *record,
+static cs_status read_plugin(cs_runtime *runtime, uint32_t index, cs_plugin_record *record,
                              cs_error *error) {
   cs_status status = cs_runtime_plugin(runtime, index, &record->status, error);
   if (status != CS_OK) return status;
@@ -197,7 +194,7 @@ static void decide_offers(cs_offer_device *offers, size_t n) {
 }
 
 /* One for each device, in order; NULL when out of memory. */
-static cs_offer_device *create_offers(const plugin_record *records, uint32_t n_plugins) {
+static cs_offer_device *create_offers(const cs_plugin_record *records, uint32_t n_plugins) {
   size_t n = 0;
   for (uint32_t i = 0; i < n_plugins; i++)
     n += records[i].status.n_devices;
@@ -215,18 +212,17 @@ static cs_offer_device *create_offers(const plugin_record *records, uint32_t n_p
   return offers;
 }
 
-static cs_status lay_out_all(const plugin_record *records, uint32_t n_plugins,
-                             consort_plugin_info **plugins, cs_error *error) {
+cs_status cs_plugin_records_lay_out(const cs_plugin_record *records, uint32_t n_plugins,
+                                    const cs_offer_device *offers, consort_plugin_info **plugins,
+                                    cs_error *error) {
   layout block = {0};
-  cs_offer_device *const offers = create_offers(records, n_plugins);
-  if (offers) lay_out(&block, records, n_plugins, offers);
-  block.base = offers ? malloc(block.used + 1) : NULL;
+  lay_out(&block, records, n_plugins, offers);
+  block.base = malloc(block.used + 1);
   if (block.base) {
     block.used = 0;
     lay_out(&block, records, n_plugins, offers);
     *plugins = (consort_plugin_info *)(void *)block.base;
   }
-  free(offers);
   return block.base ? CS_OK : cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
 }
 
@@ -235,12 +231,15 @@ cs_status consort_runtime_plugins(consort_runtime *runtime, consort_plugin_info 
   *plugins = NULL;
   *n_plugins = 0;
   const uint32_t n = cs_runtime_n_plugins(runtime->core);
-  plugin_record *records = calloc(n ? n : 1, sizeof *records);
+  cs_plugin_record *records = calloc(n ? n : 1, sizeof *records);
   if (!records) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
   cs_status status = CS_OK;
   for (uint32_t i = 0; i < n && status == CS_OK; i++)
     status = read_plugin(runtime->core, i, &records[i], error);
-  if (status == CS_OK) status = lay_out_all(records, n, plugins, error);
+  cs_offer_device *const offers = status == CS_OK ? create_offers(records, n) : NULL;
+  if (status == CS_OK && !offers) status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  if (status == CS_OK) status = cs_plugin_records_lay_out(records, n, offers, plugins, error);
+  free(offers);
   if (status == CS_OK) *n_plugins = n;
   for (uint32_t i = 0; i < n; i++)
     free(records[i].devices);

@@ -1,4 +1,5 @@
 /* Models as libconsort shows them: what the file says, and text to tokens and back. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,8 +63,10 @@ cs_status consort_model_open(consort_runtime *runtime, const char *path, consort
   (void)runtime;
   *out = NULL;
   cs_model *opened;
-  const cs_status status = cs_model_open(path, &opened, error);
-  return status == CS_OK ? wrap(opened, true, out, error) : status;
+  cs_status status = cs_model_open(path, &opened, error);
+  if (status == CS_OK) status = wrap(opened, true, out, error);
+  if (status == CS_OK && !realpath(path, (*out)->source)) (*out)->source[0] = '\0';
+  return status;
 }
 
 cs_status consort_model_open_vocabulary(consort_runtime *runtime, const char *path,
@@ -83,8 +86,12 @@ cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape, 
   if (dtype == CS_DTYPE_NONE)
     return cs_error_set(error, CS_NOT_FOUND, "format \"%s\" is not known", format);
   cs_model *opened;
-  const cs_status status = cs_model_open_shape(shape, dtype, seed, &opened, error);
-  return status == CS_OK ? wrap(opened, true, out, error) : status;
+  cs_status status = cs_model_open_shape(shape, dtype, seed, &opened, error);
+  if (status == CS_OK) status = wrap(opened, true, out, error);
+  if (status == CS_OK)
+    snprintf((*out)->source, sizeof(*out)->source, "shape:%s:%s:%llu", shape, format,
+             (unsigned long long)seed);
+  return status;
 }
 
 void consort_model_close(consort_model *model) {

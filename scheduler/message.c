@@ -169,6 +169,98 @@ static void visit_stats(message_codec *codec, cs_stats_message *body) {
   codec_u64(codec, &body->n_tokens, "n_tokens");
 }
 
+static void visit_error(message_codec *codec, cs_error_message *body) {
+  codec_i32(codec, &body->status, "status");
+  codec_i32(codec, &body->op_index, "op_index");
+  codec_i64(codec, &body->vendor_code, "vendor_code");
+  codec_blob(codec, &body->text, 1, "text");
+}
+
+static void visit_attach(message_codec *codec, cs_attach_message *body) {
+  codec_u64(codec, &body->fingerprint, "fingerprint");
+  codec_u64(codec, &body->step_timeout_us, "step_timeout_us");
+  codec_u32(codec, &body->number, "number");
+  codec_u32(codec, &body->n_context, "n_context");
+  codec_u32(codec, &body->n_sequences, "n_sequences");
+  codec_u32(codec, &body->n_batch, "n_batch");
+  codec_u32(codec, &body->kv_dtype, "kv_dtype");
+  codec_u32(codec, &body->fallback, "fallback");
+  codec_u32(codec, &body->n_threads, "n_threads");
+  codec_u32(codec, &body->deterministic, "deterministic");
+  codec_blob(codec, &body->device, 1, "device");
+  codec_blob(codec, &body->model, 1, "model");
+}
+
+static void visit_fallback(message_codec *codec, cs_fallback_message *body) {
+  codec_u32(codec, &body->op, "op");
+  codec_u32(codec, &body->count, "count");
+  codec_u64(codec, &body->bytes_per_token, "bytes_per_token");
+  codec_blob(codec, &body->device, 1, "device");
+  codec_blob(codec, &body->reason, 1, "reason");
+}
+
+static void visit_attached(message_codec *codec, cs_attached_message *body) {
+  codec_u32(codec, &body->kv_dtype, "kv_dtype");
+  codec_blob(codec, &body->device, 1, "device");
+  codec_blob(codec, &body->address, 1, "address");
+}
+
+static void visit_peer(message_codec *codec, cs_peer_message *body) {
+  codec_u32(codec, &body->slot, "slot");
+  codec_u32(codec, &body->receives, "receives");
+  codec_blob(codec, &body->send_key, 1, "send_key");
+  codec_blob(codec, &body->receive_key, 1, "receive_key");
+  codec_blob(codec, &body->address, 1, "address");
+}
+
+static void visit_device(message_codec *codec, cs_device_message *body) {
+  codec_u32(codec, &body->index, "index");
+  codec_u32(codec, &body->n_devices, "n_devices");
+  codec_u32(codec, &body->number, "number");
+  codec_u32(codec, &body->type, "type");
+  codec_u64(codec, &body->flags, "flags");
+  codec_u64(codec, &body->dtypes, "dtypes");
+  codec_u64(codec, &body->kv_dtypes, "kv_dtypes");
+  codec_u64(codec, &body->memory_bytes, "memory_bytes");
+  codec_u64(codec, &body->memory_free_bytes, "memory_free_bytes");
+  codec_u32(codec, &body->concurrency, "concurrency");
+  codec_blob(codec, &body->plugin, 1, "plugin");
+  codec_blob(codec, &body->version, 1, "version");
+  codec_blob(codec, &body->vendor, 1, "vendor");
+  codec_blob(codec, &body->description, 1, "description");
+  codec_blob(codec, &body->driver, 1, "driver");
+  codec_blob(codec, &body->uuid, 1, "uuid");
+  codec_blob(codec, &body->memory_domain, 1, "memory_domain");
+  codec_blob(codec, &body->compute_domain, 1, "compute_domain");
+}
+
+/* What is said before and beside the requests. */
+static void visit_service_body(message_codec *codec, cs_message *message) {
+  switch (message->kind) {
+  case CS_MESSAGE_ATTACH:
+    visit_attach(codec, &message->attach);
+    break;
+  case CS_MESSAGE_LOADING:
+    codec_u64(codec, &message->loading.bytes_done, "bytes_done");
+    codec_u64(codec, &message->loading.bytes_total, "bytes_total");
+    break;
+  case CS_MESSAGE_FALLBACK:
+    visit_fallback(codec, &message->fallback);
+    break;
+  case CS_MESSAGE_ATTACHED:
+    visit_attached(codec, &message->attached);
+    break;
+  case CS_MESSAGE_PEER:
+    visit_peer(codec, &message->peer);
+    break;
+  case CS_MESSAGE_DEVICE:
+    visit_device(codec, &message->device);
+    break;
+  default:
+    break; /* the others are their kind alone */
+  }
+}
+
 static void visit_body(message_codec *codec, cs_message *message) {
   switch (message->kind) {
   case CS_MESSAGE_PREFILL:
@@ -205,16 +297,15 @@ static void visit_body(message_codec *codec, cs_message *message) {
     break;
   case CS_MESSAGE_SENT:
   case CS_MESSAGE_ERROR:
-    codec_i32(codec, &message->error.status, "status");
-    codec_i32(codec, &message->error.op_index, "op_index");
-    codec_i64(codec, &message->error.vendor_code, "vendor_code");
-    codec_blob(codec, &message->error.text, 1, "text");
+  case CS_MESSAGE_PEER_LOST:
+    visit_error(codec, &message->error);
     break;
   case CS_MESSAGE_STATS:
     visit_stats(codec, &message->stats);
     break;
   default:
-    break; /* the others are their kind alone */
+    visit_service_body(codec, message);
+    break;
   }
 }
 
@@ -251,6 +342,7 @@ cs_frame *cs_frame_create(size_t bytes) {
 }
 
 void cs_frame_destroy(cs_frame *frame) {
+  if (frame && frame->on_destroy) frame->on_destroy(frame);
   free(frame);
 }
 
@@ -304,7 +396,11 @@ const char *cs_message_kind_name(uint32_t kind) {
       [CS_MESSAGE_ERROR] = "ERROR",       [CS_MESSAGE_CANCEL] = "CANCEL",
       [CS_MESSAGE_STATS] = "STATS",       [CS_MESSAGE_STATS_REQUEST] = "STATS_REQUEST",
       [CS_MESSAGE_SHUTDOWN] = "SHUTDOWN", [CS_MESSAGE_SENT] = "SENT",
-      [CS_MESSAGE_PROGRESS] = "PROGRESS",
+      [CS_MESSAGE_PROGRESS] = "PROGRESS", [CS_MESSAGE_ATTACH] = "ATTACH",
+      [CS_MESSAGE_LOADING] = "LOADING",   [CS_MESSAGE_FALLBACK] = "FALLBACK",
+      [CS_MESSAGE_ATTACHED] = "ATTACHED", [CS_MESSAGE_PEER] = "PEER",
+      [CS_MESSAGE_PEERED] = "PEERED",     [CS_MESSAGE_PEER_LOST] = "PEER_LOST",
+      [CS_MESSAGE_DEVICE] = "DEVICE",     [CS_MESSAGE_DEVICES_REQUEST] = "DEVICES_REQUEST",
   };
   return kind < CS_MESSAGE_LIMIT && names[kind] ? names[kind] : "?";
 }
@@ -316,6 +412,23 @@ void cs_blob_read_i32(cs_blob blob, int32_t *out) {
                           (uint32_t)bytes[4 * i + 2] << 16 | (uint32_t)bytes[4 * i + 3] << 24;
     memcpy(&out[i], &bits, sizeof bits);
   }
+}
+
+cs_blob cs_blob_of_text(const char *text) {
+  return (cs_blob){text, text ? strlen(text) : 0};
+}
+
+void cs_blob_read_text(cs_blob blob, char *out, size_t out_bytes) {
+  const size_t bytes = blob.bytes < out_bytes - 1 ? (size_t)blob.bytes : out_bytes - 1;
+  if (bytes > 0) memcpy(out, blob.data, bytes);
+  out[bytes] = '\0';
+}
+
+cs_error_message cs_message_of_error(cs_status status, const cs_error *error) {
+  return (cs_error_message){.status = status,
+                            .op_index = error->op_index,
+                            .vendor_code = error->vendor_code,
+                            .text = cs_blob_of_text(error->message)};
 }
 
 cs_status cs_message_get_error(const cs_error_message *message, cs_error *error) {

@@ -7,6 +7,11 @@
  *   worker -> router    KV_OFFER, KV_ACCEPT, COMMIT, PROGRESS, TOKEN, LOGITS, STATS
  *                       and for each PREFILL or DECODE exactly one DONE or ERROR
  *
+ * Between the two processes when the worker is in another one:
+ *   session -> service  ATTACH, PEER, DEVICES_REQUEST
+ *   service -> session  LOADING ..., FALLBACK ..., ATTACHED; PEERED; DEVICE ...; or ERROR
+ * and to whoever waits for a process that is gone, from its own side of the network: PEER_LOST.
+ *
  * A frame is 32 bytes of head (magic, version, kind, bytes, request, epoch, sender) and a body
  * whose fields follow each other as in the structs below. */
 #ifndef SCHEDULER_MESSAGE_H
@@ -40,6 +45,15 @@ typedef enum cs_message_kind {
   CS_MESSAGE_SENT, /* a worker's transfer engine to its own worker: all pieces are on their way */
   CS_MESSAGE_SHUTDOWN,
   CS_MESSAGE_PROGRESS, /* a chunk of a prompt is computed: the worker is alive */
+  CS_MESSAGE_ATTACH,
+  CS_MESSAGE_LOADING,
+  CS_MESSAGE_FALLBACK,
+  CS_MESSAGE_ATTACHED,
+  CS_MESSAGE_PEER,
+  CS_MESSAGE_PEERED,
+  CS_MESSAGE_PEER_LOST, /* carries an error */
+  CS_MESSAGE_DEVICES_REQUEST,
+  CS_MESSAGE_DEVICE,
   CS_MESSAGE_LIMIT
 } cs_message_kind;
 
@@ -150,6 +164,74 @@ typedef struct cs_stats_message {
   uint64_t n_tokens;
 } cs_stats_message;
 
+/* Make a worker of a device for this session. Numbers as in cs_worker_spec. Texts are not
+ * NUL-terminated, here and below. */
+typedef struct cs_attach_message {
+  uint64_t fingerprint; /* of the model that the session has opened */
+  uint64_t step_timeout_us;
+  uint32_t number;
+  uint32_t n_context;
+  uint32_t n_sequences;
+  uint32_t n_batch;
+  uint32_t kv_dtype;
+  uint32_t fallback;
+  uint32_t n_threads;
+  uint32_t deterministic;
+  cs_blob device; /* "NAME:INDEX" */
+  cs_blob model;  /* its file's path, or how it is made ("shape:NAME:FORMAT:SEED") */
+} cs_attach_message;
+
+typedef struct cs_loading_message {
+  uint64_t bytes_done;
+  uint64_t bytes_total;
+} cs_loading_message;
+
+/* An op that the device does not do. */
+typedef struct cs_fallback_message {
+  uint32_t op;
+  uint32_t count; /* a step */
+  uint64_t bytes_per_token;
+  cs_blob device; /* that does it instead */
+  cs_blob reason;
+} cs_fallback_message;
+
+typedef struct cs_attached_message {
+  uint32_t kv_dtype;
+  cs_blob device;  /* its whole name */
+  cs_blob address; /* of the process, for others to join */
+} cs_attached_message;
+
+/* Meet the other worker of the session: with no address it is the session's own process. */
+typedef struct cs_peer_message {
+  uint32_t slot;     /* PREFILL names the peer by this number */
+  uint32_t receives; /* 1: KV comes from it, 0: goes to it */
+  cs_blob send_key;  /* CS_DOOR_KEY_BYTES, or empty */
+  cs_blob receive_key;
+  cs_blob address;
+} cs_peer_message;
+
+/* One device that a process offers, of n_devices; the only one with n_devices 0 is none. */
+typedef struct cs_device_message {
+  uint32_t index;
+  uint32_t n_devices;
+  uint32_t number; /* within its plugin */
+  uint32_t type;
+  uint64_t flags;
+  uint64_t dtypes;
+  uint64_t kv_dtypes;
+  uint64_t memory_bytes;
+  uint64_t memory_free_bytes;
+  uint32_t concurrency;
+  cs_blob plugin;
+  cs_blob version;
+  cs_blob vendor;
+  cs_blob description;
+  cs_blob driver;
+  cs_blob uuid;
+  cs_blob memory_domain;
+  cs_blob compute_domain;
+} cs_device_message;
+
 typedef struct cs_message {
   cs_message_kind kind;
   uint32_t epoch; /* of the request: what comes from an earlier attempt is dropped */
@@ -165,17 +247,27 @@ typedef struct cs_message {
     cs_token_message token;
     cs_logits_message logits;
     cs_done_message done;
-    cs_error_message error;
+    cs_error_message error; /* ERROR, SENT and PEER_LOST */
     cs_stats_message stats;
+    cs_attach_message attach;
+    cs_loading_message loading;
+    cs_fallback_message fallback;
+    cs_attached_message attached;
+    cs_peer_message peer;
+    cs_device_message device;
   };
 } cs_message;
 
 /* A message in its serialized form. */
-typedef struct cs_frame {
+typedef struct cs_frame cs_frame;
+struct cs_frame {
   uint64_t arrived_us; /* set by the receiving end of a link, its own clock */
   size_t bytes;
   uint8_t *data; /* in the same allocation, aligned to 64 bytes */
-} cs_frame;
+  /* Told before the frame is freed; NULL: nobody. For links that count what is on its way. */
+  void (*on_destroy)(cs_frame *frame);
+  void *owner; /* for on_destroy */
+};
 
 /* An empty frame of `bytes`; NULL when out of memory. */
 cs_frame *cs_frame_create(size_t bytes);
@@ -197,7 +289,15 @@ static inline size_t cs_blob_count_i32(cs_blob blob) {
 }
 void cs_blob_read_i32(cs_blob blob, int32_t *out);
 
-/* What an ERROR or SENT message says, as an error. Returns its status, never CS_OK. */
+/* A text as a blob, borrowed, and a blob as a NUL-terminated text, cut to fit. NULs inside a text
+ * end it. */
+cs_blob cs_blob_of_text(const char *text);
+void cs_blob_read_text(cs_blob blob, char *out, size_t out_bytes);
+
+/* An error as a message says it: borrowed from *error. */
+cs_error_message cs_message_of_error(cs_status status, const cs_error *error);
+
+/* What an ERROR, SENT or PEER_LOST message says, as an error. Returns its status, never CS_OK. */
 cs_status cs_message_get_error(const cs_error_message *message, cs_error *error);
 
 /* Entry for fuzzing: decodes, and encodes again what was accepted. 0, or -1 when that is not the

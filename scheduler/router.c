@@ -57,6 +57,7 @@ cs_status cs_router_create(const cs_router_options *options, cs_router **out, cs
   *router = (cs_router){.options = *options, .journal = journal};
   if (!router->options.silence_us) router->options.silence_us = SILENCE_US;
   if (!router->options.transfer_us) router->options.transfer_us = TRANSFER_US;
+  if (!router->options.grace_us) router->options.grace_us = CANCEL_GRACE_US;
   *out = router;
   return CS_OK;
 }
@@ -194,7 +195,7 @@ static void stop_sides(cs_router *router, routed_request *routed) {
     (void)cs_link_send_message(router->options.decode, &message, SEND_TIMEOUT_US, NULL);
   if (routed->prefill_open)
     (void)cs_link_send_message(router->options.prefill, &message, SEND_TIMEOUT_US, NULL);
-  routed->deadline_us = cs_now_us() + CANCEL_GRACE_US;
+  routed->deadline_us = cs_now_us() + router->options.grace_us;
 }
 
 static void fail(cs_router *router, routed_request *routed, cs_status status,
@@ -248,8 +249,22 @@ static void take_done(routed_request *routed, bool prefill, const cs_done_messag
     routed->report.decode = *done;
 }
 
+/* A worker in another process is gone: what it had not finished has failed. */
+static void take_loss(cs_router *router, const cs_message *message) {
+  const bool prefill = router->options.prefill && message->sender == router->options.prefill_number;
+  for (routed_request *at = router->requests; at; at = at->next) {
+    if (!(prefill ? at->prefill_open : at->decode_open)) continue;
+    *(prefill ? &at->prefill_open : &at->decode_open) = false;
+    take_error(router, at, &message->error);
+  }
+}
+
 /* True when *event is filled. */
 static bool take_message(cs_router *router, const cs_message *message, cs_router_event *event) {
+  if (message->kind == CS_MESSAGE_PEER_LOST) {
+    take_loss(router, message);
+    return false;
+  }
   routed_request *const routed = find(router, message->request, message->epoch);
   if (!routed) return false;
   const bool prefill = router->options.prefill && message->sender == router->options.prefill_number;

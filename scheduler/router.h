@@ -20,6 +20,7 @@ typedef struct cs_router_options {
   uint32_t decode_peer; /* the prefill worker's number for its link to the decode worker */
   uint64_t silence_us;  /* a worker that says nothing for so long has failed; 0: 360 s */
   uint64_t transfer_us; /* longest pause in a KV transfer; 0: 300 s */
+  uint64_t grace_us;    /* how long a side that was told to stop is waited for; 0: 10 s */
 } cs_router_options;
 
 cs_status cs_router_create(const cs_router_options *options, cs_router **out, cs_error *error);

@@ -1,213 +1,206 @@
 /* Where the parts come together: devices by name, a worker for each, a router before them. When
  * prefill and decode are the same device there is one worker, one set of weights and no transfer.
- *
- * A fallback device is opened only when the asked-for device says no to something: most do not
- * need one, and opening it would start its threads. */
+ * A worker is here or in another process: that decides what its links are, and nothing else. */
 #include "scheduler/session.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/dtype.h"
 #include "core/error.h"
 #include "scheduler/facade.h"
 #include "scheduler/planner.h"
 #include "scheduler/structs.h"
-#include "scheduler/wire.h"
+#include "scheduler/worker_build.h"
 
 #define DEFAULT_CONTEXT 4096
-#define DEFAULT_BATCH   512
-#define STEP_TIMEOUT_US UINT64_C(300000000)
 #define INBOX_BYTES     (size_t)(256u << 20)
-
-/* ---- devices ---- */
-
-/* `n_threads` goes to devices that live on the host's cores: every host-resident plugin takes it
- * as the option "threads". */
-static cs_status open_device(consort_runtime *runtime, const char *name, uint32_t n_threads,
-                             cs_device **out, cs_error *error) {
-  const cs_status status = cs_device_open(runtime->core, name, out, error);
-  if (status || n_threads == 0 || strchr(name, '?')) return status;
-  if (!(cs_device_get_properties(*out)->flags & CS_DEVICE_HOST_RESIDENT)) return CS_OK;
-  char with_threads[128];
-  snprintf(with_threads, sizeof with_threads, "%s?threads=%u", name, n_threads);
-  cs_device_release(*out);
-  *out = NULL;
-  return cs_device_open(runtime->core, with_threads, out, error);
-}
-
-/* The first host-resident device that is not `primary`; simulations come last. */
-static cs_status find_fallback(consort_runtime *runtime, const cs_device *primary,
-                               uint32_t n_threads, cs_device **out) {
-  for (uint32_t software = 0; software < 2; software++)
-    for (uint32_t p = 0; p < cs_runtime_n_plugins(runtime->core); p++) {
-      cs_plugin_status plugin;
-      if (cs_runtime_plugin(runtime->core, p, &plugin, NULL) || plugin.failure) continue;
-      for (uint32_t d = 0; d < plugin.n_devices; d++) {
-        cs_device_properties properties = {.struct_size = sizeof properties};
-        if (cs_runtime_device_info(runtime->core, p, d, &properties, NULL)) continue;
-        if (!(properties.flags & CS_DEVICE_HOST_RESIDENT)) continue;
-        if (!!(properties.flags & CS_DEVICE_SOFTWARE) != software) continue;
-        char name[80];
-        snprintf(name, sizeof name, "%s:%u", plugin.name, d);
-        if (strcmp(name, cs_device_name(primary)) == 0) continue;
-        if (!open_device(runtime, name, n_threads, out, NULL)) return CS_OK;
-      }
-    }
-  return CS_NOT_FOUND;
-}
+#define REMOTE_GRACE_US UINT64_C(500000) /* a stage that failed is told within 3 s */
 
 /* ---- workers ---- */
 
-static cs_fallback_policy policy_of(uint32_t fallback) {
-  return fallback == CONSORT_FALLBACK_STRICT  ? CS_FALLBACK_STRICT
-         : fallback == CONSORT_FALLBACK_ALLOW ? CS_FALLBACK_ALLOW
-                                              : CS_FALLBACK_WARN;
+static cs_worker_spec spec_for(const consort_session *session,
+                               const consort_session_options *options,
+                               const cs_session_tuning *tuning, uint32_t number) {
+  return (cs_worker_spec){.model = session->model->model,
+                          .number = number,
+                          .n_context = session->n_context,
+                          .n_sequences = options->n_sequences,
+                          .n_batch = options->n_batch,
+                          .fallback = options->fallback,
+                          .n_threads = options->n_threads,
+                          .deterministic = options->deterministic != 0,
+                          .step_timeout_us = tuning->step_timeout_us};
 }
 
-/* A name, or what the device does best where none was given. */
-static cs_status choose_kv_dtype(const char *name, const cs_device *device, uint32_t *dtype,
-                                 cs_error *error) {
-  const uint64_t can = cs_device_get_properties(device)->kv_dtypes;
-  *dtype = can & CS_DTYPE_BIT(CS_DTYPE_F16) || !(can & CS_DTYPE_BIT(CS_DTYPE_F32)) ? CS_DTYPE_F16
-                                                                                   : CS_DTYPE_F32;
-  if (!name) return CS_OK;
-  *dtype = strcmp(name, "int8") == 0 ? CS_DTYPE_I8 : cs_dtype_from_name(name);
-  if (cs_wire_element_bytes(*dtype) != 0) return CS_OK;
-  return cs_error_set(error, CS_INVALID_ARGUMENT, "KV dtype %s: there are f32, f16, bf16 and int8",
-                      name);
+static cs_status create_local(consort_session *session, cs_worker_spec *spec, cs_device *device,
+                              const char *kv_dtype, cs_worker **out, cs_error *error) {
+  spec->device = device;
+  const cs_status status = cs_worker_kv_dtype(kv_dtype, &spec->kv_dtype, error);
+  return status ? status : cs_worker_build(session->runtime->core, spec, out, error);
 }
 
-/* With the device alone first, and with a fallback only where that is not enough. */
-static cs_status plan_worker(consort_session *session, const consort_session_options *options,
-                             cs_worker_options *worker, cs_worker **out, cs_error *error) {
-  const cs_fallback_policy policy = policy_of(options->fallback);
-  worker->engine.policy = CS_FALLBACK_STRICT;
-  cs_error refusal = CS_ERROR_INIT;
-  cs_status status = cs_worker_create(worker, out, &refusal);
-  if (status == CS_UNSUPPORTED && policy != CS_FALLBACK_STRICT &&
-      !find_fallback(session->runtime, worker->engine.primary, options->n_threads,
-                     &worker->engine.fallback)) {
-    worker->engine.policy = policy;
-    refusal = (cs_error)CS_ERROR_INIT;
-    status = cs_worker_create(worker, out, &refusal);
-    cs_device_release(worker->engine.fallback);
-  }
-  if (status && error && error->struct_size >= sizeof *error) *error = refusal;
-  return status;
+static cs_status create_remote(consort_session *session, const consort_session_options *options,
+                               const cs_worker_spec *spec, const char *name, cs_remote **out,
+                               cs_error *error) {
+  uint32_t kv_dtype;
+  const cs_status status = cs_worker_kv_dtype(options->kv_dtype, &kv_dtype, error);
+  if (status) return status;
+  const cs_remote_options remote = {
+      .name = name,
+      .net = session->net,
+      .secret = &session->secret,
+      .answers = session->inbox,
+      .attach = {.fingerprint = cs_model_fingerprint(session->model->model),
+                 .step_timeout_us = spec->step_timeout_us,
+                 .number = spec->number,
+                 .n_context = spec->n_context,
+                 .n_sequences = spec->n_sequences,
+                 .n_batch = spec->n_batch,
+                 .kv_dtype = kv_dtype,
+                 .fallback = spec->fallback,
+                 .n_threads = spec->n_threads,
+                 .deterministic = spec->deterministic,
+                 .model = cs_blob_of_text(session->model->source)},
+      .progress = options->progress,
+      .progress_user = options->progress_user};
+  return cs_remote_create(&remote, out, error);
 }
 
-static cs_status create_worker(consort_session *session, const consort_session_options *options,
-                               const cs_session_tuning *tuning, cs_device *device, uint32_t number,
-                               cs_worker **out, cs_error *error) {
-  cs_worker_options worker = {
-      .engine = {.model = session->model->model,
-                 .primary = device,
-                 .n_context = session->n_context,
-                 .n_sequences = options->n_sequences ? options->n_sequences : 1,
-                 .n_batch = options->n_batch ? options->n_batch : DEFAULT_BATCH,
-                 .step_timeout_us =
-                     tuning->step_timeout_us ? tuning->step_timeout_us : STEP_TIMEOUT_US},
-      .number = number,
-      .deterministic = options->deterministic != 0,
-      .log = cs_runtime_log(session->runtime->core)};
-  const cs_status status =
-      choose_kv_dtype(options->kv_dtype, device, &worker.engine.kv_dtype, error);
-  return status ? status : plan_worker(session, options, &worker, out, error);
+static bool is_here(const char *name) {
+  return !cs_remote_is_name(name);
 }
 
 static cs_status create_workers(consort_session *session, const consort_session_options *options,
                                 const cs_session_tuning *tuning, cs_error *error) {
+  cs_runtime *const runtime = session->runtime->core;
+  char *const prefill_name = session->prefill_name, *const decode_name = session->decode_name;
+  cs_worker_spec prefill_spec = spec_for(session, options, tuning, CS_SESSION_PREFILL_WORKER);
+  cs_worker_spec decode_spec = spec_for(session, options, tuning, CS_SESSION_DECODE_WORKER);
   cs_device *prefill = NULL, *decode = NULL;
-  cs_status status =
-      open_device(session->runtime, session->prefill_name, options->n_threads, &prefill, error);
-  if (!status)
+  cs_status status = CS_OK;
+  if (is_here(prefill_name))
+    status = cs_worker_open_device(runtime, prefill_name, options->n_threads, &prefill, error);
+  if (!status && is_here(decode_name))
+    status = cs_worker_open_device(runtime, decode_name, options->n_threads, &decode, error);
+  session->two_stages = prefill != decode || (!prefill && strcmp(prefill_name, decode_name) != 0);
+  if (!status && decode)
     status =
-        open_device(session->runtime, session->decode_name, options->n_threads, &decode, error);
-  if (!status)
-    status = create_worker(session, options, tuning, decode, CS_SESSION_DECODE_WORKER,
-                           &session->decode, error);
-  if (!status && prefill != decode)
-    status = create_worker(session, options, tuning, prefill, CS_SESSION_PREFILL_WORKER,
-                           &session->prefill, error);
-  if (!status) {
-    snprintf(session->prefill_name, sizeof session->prefill_name, "%s", cs_device_name(prefill));
-    snprintf(session->decode_name, sizeof session->decode_name, "%s", cs_device_name(decode));
-  }
+        create_local(session, &decode_spec, decode, options->kv_dtype, &session->decode, error);
+  else if (!status)
+    status =
+        create_remote(session, options, &decode_spec, decode_name, &session->remote_decode, error);
+  if (!status && session->two_stages && prefill)
+    status =
+        create_local(session, &prefill_spec, prefill, options->kv_dtype, &session->prefill, error);
+  else if (!status && session->two_stages)
+    status = create_remote(session, options, &prefill_spec, prefill_name, &session->remote_prefill,
+                           error);
+  if (!status && prefill)
+    snprintf(prefill_name, sizeof session->prefill_name, "%s", cs_device_name(prefill));
+  if (!status && decode)
+    snprintf(decode_name, sizeof session->decode_name, "%s", cs_device_name(decode));
   if (prefill) cs_device_release(prefill);
   if (decode) cs_device_release(decode);
   return status;
 }
 
-/* ---- memory ---- */
+/* ---- other processes ---- */
 
-static double mebibytes(uint64_t bytes) {
-  return (double)bytes / (1024.0 * 1024.0);
+/* Only where a name asks for it: it loads libraries and starts a thread. */
+static cs_status open_net(consort_session *session, const consort_session_options *options,
+                          const cs_session_tuning *tuning, cs_error *error) {
+  const char *const names[] = {session->prefill_name, session->decode_name};
+  cs_net_options net = {.loopback = true,
+                        .silence_us = tuning->net_silence_us,
+                        .log = cs_runtime_log(session->runtime->core)};
+  bool needed = false;
+  for (int i = 0; i < 2; i++) {
+    char address[CS_REMOTE_NAME_BYTES], device[CS_REMOTE_NAME_BYTES];
+    if (is_here(names[i])) continue;
+    const cs_status status = cs_remote_split(names[i], address, device, error);
+    if (status) return status;
+    needed = true;
+    net.loopback = net.loopback && cs_net_is_loopback(address);
+  }
+  if (!needed) return CS_OK;
+  cs_status status = cs_fabric_find(&net.table, error);
+  if (!status) status = cs_secret_read(options->secret_file, &session->secret, error);
+  return status ? status : cs_net_create(&net, &session->net, error);
 }
 
-/* What the workers will take of the memory that `device` belongs to. */
-static uint64_t needed_with(const consort_session *session, const cs_device *device) {
-  const cs_worker *const workers[] = {session->prefill, session->decode};
-  const char *const domain = cs_device_get_properties(device)->memory_domain;
-  uint64_t needed = 0;
-  for (size_t i = 0; i < 2; i++)
-    for (uint32_t d = 0; workers[i] && d < 2; d++) {
-      const cs_engine *const engine = cs_worker_engine(workers[i]);
-      const cs_device *const other = cs_engine_device(engine, d);
-      if (!other) continue;
-      const char *const its_domain = cs_device_get_properties(other)->memory_domain;
-      if (other != device && (!domain[0] || strcmp(domain, its_domain) != 0)) continue;
-      if (__builtin_add_overflow(needed, cs_engine_needed_bytes(engine, d), &needed))
-        return UINT64_MAX;
-    }
-  return needed;
+static cs_status meet(consort_session *session, cs_error *error) {
+  if (!session->two_stages) return CS_OK;
+  if (session->remote_prefill)
+    return cs_remote_meet(session->remote_prefill, session->remote_decode,
+                          session->decode ? cs_worker_inbox(session->decode) : NULL,
+                          CS_SESSION_DECODE_PEER, error);
+  return cs_worker_connect(session->prefill, CS_SESSION_DECODE_PEER,
+                           session->decode ? cs_worker_link(session->decode)
+                                           : cs_remote_kv(session->remote_decode),
+                           error);
 }
 
-static cs_status check_memory(const consort_session *session, cs_error *error) {
-  const cs_worker *const workers[] = {session->prefill, session->decode};
-  for (size_t i = 0; i < 2; i++)
-    for (uint32_t d = 0; workers[i] && d < 2; d++) {
-      const cs_device *const device = cs_engine_device(cs_worker_engine(workers[i]), d);
-      if (!device) continue;
-      const cs_device_properties *const properties = cs_device_get_properties(device);
-      const uint64_t available =
-          properties->memory_free_bytes ? properties->memory_free_bytes : properties->memory_bytes;
-      const uint64_t needed = needed_with(session, device);
-      if (available == 0 || needed <= available) continue;
-      return cs_error_set(error, CS_OUT_OF_MEMORY,
-                          "%s has not enough memory: weights and a context of %u tokens need "
-                          "%.0f MiB, %.0f MiB are available",
-                          cs_device_name(device), session->n_context, mebibytes(needed),
-                          mebibytes(available));
-    }
-  return CS_OK;
+cs_status cs_session_revive(consort_session *session, cs_error *error) {
+  cs_remote *const remotes[] = {session->remote_prefill, session->remote_decode};
+  bool begun[2] = {false, false};
+  cs_status status = CS_OK;
+  for (int i = 0; i < 2 && !status; i++) {
+    begun[i] = remotes[i] && cs_remote_status(remotes[i], NULL);
+    if (begun[i]) status = cs_remote_begin(remotes[i], error);
+  }
+  for (int i = 0; i < 2 && !status; i++)
+    if (begun[i]) status = cs_remote_finish(remotes[i], error);
+  return !status && (begun[0] || begun[1]) ? meet(session, error) : status;
 }
 
 /* ---- fallbacks ---- */
 
+static void collect_local(consort_session *session, const cs_worker *worker) {
+  const cs_engine *const engine = cs_worker_engine(worker);
+  const cs_placement *const placement = cs_engine_placement(engine);
+  const cs_fallback_entry *const entries = cs_placement_fallbacks(placement);
+  for (size_t k = 0; k < cs_placement_n_fallbacks(placement); k++)
+    session->fallbacks[session->n_fallbacks++] =
+        (consort_fallback){.struct_size = sizeof(consort_fallback),
+                           .count = entries[k].count,
+                           .op = cs_op_name(entries[k].op_id),
+                           .asked_device = cs_device_name(cs_engine_device(engine, 0)),
+                           .device = entries[k].device,
+                           .reason = entries[k].reason,
+                           .bytes_per_token = entries[k].bytes_a_row};
+}
+
+static void collect_remote(consort_session *session, const cs_remote *remote) {
+  const cs_remote_fallback *const entries = cs_remote_fallbacks(remote);
+  for (size_t k = 0; k < cs_remote_n_fallbacks(remote); k++)
+    session->fallbacks[session->n_fallbacks++] =
+        (consort_fallback){.struct_size = sizeof(consort_fallback),
+                           .count = entries[k].count,
+                           .op = cs_op_name(entries[k].op),
+                           .asked_device = cs_remote_name(remote),
+                           .device = entries[k].device,
+                           .reason = entries[k].reason,
+                           .bytes_per_token = entries[k].bytes_per_token};
+}
+
+/* After every attachment: texts of remote ones are theirs. */
 static cs_status collect_fallbacks(consort_session *session, cs_error *error) {
   const cs_worker *const workers[] = {session->prefill, session->decode};
+  const cs_remote *const remotes[] = {session->remote_prefill, session->remote_decode};
   size_t n = 0;
-  for (size_t i = 0; i < 2; i++)
+  for (size_t i = 0; i < 2; i++) {
     if (workers[i])
       n += cs_placement_n_fallbacks(cs_engine_placement(cs_worker_engine(workers[i])));
+    if (remotes[i]) n += cs_remote_n_fallbacks(remotes[i]);
+  }
+  free(session->fallbacks);
+  session->n_fallbacks = 0;
   session->fallbacks = calloc(n + 1, sizeof *session->fallbacks);
   if (!session->fallbacks) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a report");
   for (size_t i = 0; i < 2; i++) {
-    if (!workers[i]) continue;
-    const cs_engine *const engine = cs_worker_engine(workers[i]);
-    const cs_placement *const placement = cs_engine_placement(engine);
-    const cs_fallback_entry *const entries = cs_placement_fallbacks(placement);
-    for (size_t k = 0; k < cs_placement_n_fallbacks(placement); k++)
-      session->fallbacks[session->n_fallbacks++] =
-          (consort_fallback){.struct_size = sizeof(consort_fallback),
-                             .count = entries[k].count,
-                             .op = cs_op_name(entries[k].op_id),
-                             .asked_device = cs_device_name(cs_engine_device(engine, 0)),
-                             .device = entries[k].device,
-                             .reason = entries[k].reason,
-                             .bytes_per_token = entries[k].bytes_a_row};
+    if (workers[i]) collect_local(session, workers[i]);
+    if (remotes[i]) collect_remote(session, remotes[i]);
   }
   return CS_OK;
 }
@@ -227,6 +220,10 @@ cs_status consort_session_fallback(const consort_session *session, size_t index,
 
 static cs_status choose_devices(consort_session *session, const consort_session_options *options,
                                 cs_error *error) {
+  const bool remote = cs_remote_is_name(options->prefill) || cs_remote_is_name(options->decode);
+  if (remote && (!options->prefill || !options->decode))
+    return cs_error_set(error, CS_INVALID_ARGUMENT,
+                        "a device of another process goes with both --prefill and --decode");
   if (!options->prefill || !options->decode)
     return cs_planner_choose(session->runtime, session->model, options->n_prompt_tokens,
                              options->n_output_tokens, options->prefill, options->decode,
@@ -258,29 +255,49 @@ static cs_status start_worker(consort_session *session, cs_worker *worker,
                          options->progress_user, error);
 }
 
+/* Workers elsewhere load while those here do. */
+static cs_status start_workers(consort_session *session, const consort_session_options *options,
+                               cs_error *error) {
+  cs_remote *const remotes[] = {session->remote_decode, session->remote_prefill};
+  cs_worker *const workers[] = {session->decode, session->prefill};
+  cs_status status = CS_OK;
+  for (int i = 0; i < 2 && !status; i++)
+    if (remotes[i]) status = cs_remote_begin(remotes[i], error);
+  for (int i = 0; i < 2 && !status; i++)
+    if (workers[i]) status = start_worker(session, workers[i], options, error);
+  for (int i = 0; i < 2 && !status; i++)
+    if (remotes[i]) status = cs_remote_finish(remotes[i], error);
+  return status ? status : meet(session, error);
+}
+
+static cs_link *link_of(cs_worker *worker, cs_remote *remote) {
+  return worker ? cs_worker_link(worker) : remote ? cs_remote_requests(remote) : NULL;
+}
+
 static cs_status start(consort_session *session, const consort_session_options *options,
                        const cs_session_tuning *tuning, cs_error *error) {
-  cs_status status = cs_mailbox_create(INBOX_BYTES, &session->inbox, error);
-  if (!status) status = start_worker(session, session->decode, options, error);
-  if (!status && session->prefill) {
-    status = start_worker(session, session->prefill, options, error);
-    if (!status)
-      status = cs_worker_connect(session->prefill, CS_SESSION_DECODE_PEER,
-                                 cs_worker_link(session->decode), error);
-    if (!status && !tuning->staged)
-      cs_worker_connect_dock(session->prefill, CS_SESSION_DECODE_PEER,
-                             cs_worker_dock(session->decode));
-  }
+  const cs_status status = start_workers(session, options, error);
+  const bool both_here = session->prefill && session->decode;
+  if (!status && both_here && !tuning->staged)
+    cs_worker_connect_dock(session->prefill, CS_SESSION_DECODE_PEER,
+                           cs_worker_dock(session->decode));
   if (status) return status;
+  if (session->remote_prefill)
+    snprintf(session->prefill_name, sizeof session->prefill_name, "%s",
+             cs_remote_name(session->remote_prefill));
+  if (session->remote_decode)
+    snprintf(session->decode_name, sizeof session->decode_name, "%s",
+             cs_remote_name(session->remote_decode));
+  if (!session->two_stages) strcpy(session->prefill_name, session->decode_name);
   const cs_router_options router = {.inbox = session->inbox,
-                                    .prefill =
-                                        session->prefill ? cs_worker_link(session->prefill) : NULL,
-                                    .decode = cs_worker_link(session->decode),
+                                    .prefill = link_of(session->prefill, session->remote_prefill),
+                                    .decode = link_of(session->decode, session->remote_decode),
                                     .prefill_number = CS_SESSION_PREFILL_WORKER,
                                     .decode_number = CS_SESSION_DECODE_WORKER,
                                     .decode_peer = CS_SESSION_DECODE_PEER,
                                     .silence_us = tuning->silence_us,
-                                    .transfer_us = tuning->transfer_us};
+                                    .transfer_us = tuning->transfer_us,
+                                    .grace_us = session->net ? REMOTE_GRACE_US : 0};
   return cs_router_create(&router, &session->router, error);
 }
 
@@ -322,10 +339,13 @@ cs_status cs_session_create(consort_runtime *runtime, consort_model *model,
   session->n_context = choose_context(session, known.n_context);
   status = choose_devices(session, &known, error);
   if (!status) status = collect_ends(session, error);
+  if (!status) status = cs_mailbox_create(INBOX_BYTES, &session->inbox, error);
+  if (!status) status = open_net(session, &known, tuning, error);
   if (!status) status = create_workers(session, &known, tuning, error);
-  if (!status) status = check_memory(session, error);
-  if (!status) status = collect_fallbacks(session, error);
+  cs_worker *const workers[] = {session->prefill, session->decode};
+  if (!status) status = cs_worker_check_memory(workers, 2, error);
   if (!status) status = start(session, &known, tuning, error);
+  if (!status) status = collect_fallbacks(session, error);
   if (status) {
     consort_session_destroy(session);
     return status;
@@ -343,10 +363,15 @@ cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
 void consort_session_destroy(consort_session *session) {
   if (!session) return;
   if (session->inbox) cs_mailbox_close(session->inbox); /* no worker waits for room in it */
+  cs_remote_destroy(session->remote_prefill);           /* nor for credit */
+  cs_remote_disconnect(session->remote_decode);
   cs_worker_destroy(session->prefill);
   cs_worker_destroy(session->decode);
+  cs_remote_destroy(session->remote_decode); /* the prefill worker had its link */
   cs_router_destroy(session->router);
-  cs_mailbox_destroy(session->inbox);
+  if (session->inbox) cs_mailbox_destroy(session->inbox);
+  cs_net_destroy(session->net);
+  memset(&session->secret, 0, sizeof session->secret);
   free(session->ends);
   free(session->fallbacks);
   free(session);

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "consort/consort.h"
+#include "scheduler/remote.h"
 #include "scheduler/router.h"
 #include "scheduler/worker.h"
 
@@ -17,12 +18,17 @@
 struct consort_session {
   consort_runtime *runtime; /* borrowed */
   consort_model *model;     /* borrowed */
-  char prefill_name[64];
-  char decode_name[64];
+  char prefill_name[2 * CS_REMOTE_NAME_BYTES];
+  char decode_name[2 * CS_REMOTE_NAME_BYTES];
   char reason[256];
   uint32_t n_context;
-  cs_worker *prefill; /* NULL when the decode worker does it all */
+  bool two_stages;    /* else the decode worker does it all and there is no prefill worker */
+  cs_worker *prefill; /* of this process; NULL: there is none, or it is in another one */
   cs_worker *decode;
+  cs_remote *remote_prefill; /* likewise the other way round */
+  cs_remote *remote_decode;
+  cs_net *net; /* NULL when both are here */
+  cs_secret secret;
   cs_mailbox *inbox; /* of the router */
   cs_router *router;
   int32_t *ends; /* tokens that end a text */
@@ -37,12 +43,16 @@ typedef struct cs_session_tuning {
   uint64_t silence_us;
   uint64_t transfer_us;
   uint32_t staged; /* 1: KV goes through host memory even where devices reach each other */
+  uint64_t net_silence_us;
 } cs_session_tuning;
 
 /* consort_session_create with a tuning (may be NULL). */
 cs_status cs_session_create(consort_runtime *runtime, consort_model *model,
                             const consort_session_options *options, const cs_session_tuning *tuning,
                             consort_session **out, cs_error *error);
+
+/* Reaches workers again that were lost in the meantime. At the begin of a request. */
+cs_status cs_session_revive(consort_session *session, cs_error *error);
 
 /* One of several prompts. */
 typedef struct cs_session_prompt {

@@ -265,7 +265,7 @@ static void give_result(const consort_session *session, generation *one,
                         consort_generate_result *out) {
   const cs_router_report *const report = &one->report;
   const cs_done_message *const prefill =
-      session->prefill && report->prefill.n_prefill_tokens ? &report->prefill : &report->decode;
+      session->two_stages && report->prefill.n_prefill_tokens ? &report->prefill : &report->decode;
   const uint64_t later_us = one->last_us - one->first_us;
   *out = (consort_generate_result){
       .struct_size = sizeof *out,
@@ -303,6 +303,11 @@ static cs_status generate_all(consort_session *session, const cs_session_prompt 
                      .n = n_prompts,
                      .error = CS_ERROR_INIT};
   if (!all.list) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer");
+  const cs_status revived = cs_session_revive(session, error);
+  if (revived) {
+    free(all.list);
+    return revived;
+  }
   for (uint32_t i = 0; i < n_prompts && !all.status; i++) {
     cs_error own = CS_ERROR_INIT;
     const cs_status status = begin(&all, &all.list[i], &prompts[i], begin_us, &own);
@@ -431,6 +436,7 @@ cs_status consort_logits(consort_session *session, const int32_t *tokens, size_t
                                      .score = true,
                                      .split = (uint32_t)split};
   uint64_t id;
-  const cs_status status = cs_router_submit(session->router, &request, &id, error);
+  cs_status status = cs_session_revive(session, error);
+  if (!status) status = cs_router_submit(session->router, &request, &id, error);
   return status ? status : collect_rows(session, n_tokens, out, error);
 }

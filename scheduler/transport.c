@@ -31,12 +31,20 @@ uint64_t cs_now_us(void) {
   return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
-static struct timespec deadline_after(uint64_t timeout_us) {
+struct timespec cs_deadline_after(uint64_t timeout_us) {
   const uint64_t now_us = cs_now_us();
   const uint64_t end_us =
       timeout_us > UINT64_MAX / 2 - now_us ? UINT64_MAX / 2 : now_us + timeout_us;
   return (struct timespec){.tv_sec = (time_t)(end_us / 1000000u),
                            .tv_nsec = (long)(end_us % 1000000u) * 1000};
+}
+
+void cs_condition_init(pthread_cond_t *condition) {
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(condition, &attributes);
+  pthread_condattr_destroy(&attributes);
 }
 
 cs_status cs_link_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error) {
@@ -55,10 +63,23 @@ static bool has_room(const cs_mailbox *mailbox, size_t bytes) {
                              bytes <= mailbox->capacity_bytes - mailbox->held_bytes);
 }
 
+/* With the mutex held. */
+static void append(cs_mailbox *mailbox, mailbox_entry *added, cs_frame *frame) {
+  frame->arrived_us = cs_now_us();
+  *added = (mailbox_entry){.frame = frame};
+  if (mailbox->last)
+    mailbox->last->next = added;
+  else
+    mailbox->first = added;
+  mailbox->last = added;
+  mailbox->held_bytes += frame->bytes;
+  pthread_cond_broadcast(&mailbox->changed);
+}
+
 static cs_status mailbox_send(cs_link *link, cs_frame *frame, uint64_t timeout_us,
                               cs_error *error) {
   cs_mailbox *const mailbox = (cs_mailbox *)link;
-  const struct timespec deadline = deadline_after(timeout_us);
+  const struct timespec deadline = cs_deadline_after(timeout_us);
   cs_status status = CS_OK;
   mailbox_entry *const added = malloc(sizeof *added);
   if (!added) {
@@ -71,15 +92,7 @@ static cs_status mailbox_send(cs_link *link, cs_frame *frame, uint64_t timeout_u
   if (mailbox->closed) status = CS_CANCELLED;
   if (!status || (status == CS_TIMEOUT && has_room(mailbox, frame->bytes))) {
     status = CS_OK;
-    frame->arrived_us = cs_now_us();
-    *added = (mailbox_entry){.frame = frame};
-    if (mailbox->last)
-      mailbox->last->next = added;
-    else
-      mailbox->first = added;
-    mailbox->last = added;
-    mailbox->held_bytes += frame->bytes;
-    pthread_cond_broadcast(&mailbox->changed);
+    append(mailbox, added, frame);
   }
   pthread_mutex_unlock(&mailbox->mutex);
   if (!status) return CS_OK;
@@ -95,11 +108,7 @@ cs_status cs_mailbox_create(size_t capacity_bytes, cs_mailbox **out, cs_error *e
   *out = NULL;
   cs_mailbox *const mailbox = calloc(1, sizeof *mailbox);
   if (!mailbox) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a mailbox");
-  pthread_condattr_t attributes;
-  pthread_condattr_init(&attributes);
-  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-  pthread_cond_init(&mailbox->changed, &attributes);
-  pthread_condattr_destroy(&attributes);
+  cs_condition_init(&mailbox->changed);
   pthread_mutex_init(&mailbox->mutex, NULL);
   mailbox->link.send = mailbox_send;
   mailbox->capacity_bytes = capacity_bytes;
@@ -131,9 +140,21 @@ cs_link *cs_mailbox_link(cs_mailbox *mailbox) {
   return &mailbox->link;
 }
 
+cs_status cs_mailbox_post(cs_mailbox *mailbox, cs_frame *frame) {
+  mailbox_entry *const added = malloc(sizeof *added);
+  pthread_mutex_lock(&mailbox->mutex);
+  const bool taken = added && !mailbox->closed;
+  if (taken) append(mailbox, added, frame);
+  pthread_mutex_unlock(&mailbox->mutex);
+  if (taken) return CS_OK;
+  cs_frame_destroy(frame);
+  free(added);
+  return CS_CANCELLED;
+}
+
 cs_status cs_mailbox_receive(cs_mailbox *mailbox, uint64_t timeout_us, cs_frame **out) {
   *out = NULL;
-  const struct timespec deadline = deadline_after(timeout_us);
+  const struct timespec deadline = cs_deadline_after(timeout_us);
   bool late = timeout_us == 0;
   pthread_mutex_lock(&mailbox->mutex);
   while (!mailbox->first && !mailbox->closed && !late)

@@ -1,15 +1,21 @@
 /* How frames travel. A link takes frames; where they go is the link's own business: here into a
- * mailbox of this process, later through a network library. Frames of one link arrive in order. */
+ * mailbox of this process, in net.h to another one. Frames of one link arrive in order. */
 #ifndef SCHEDULER_TRANSPORT_H
 #define SCHEDULER_TRANSPORT_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "scheduler/message.h"
 
 /* Microseconds of the monotonic clock. */
 uint64_t cs_now_us(void);
+
+/* A condition that waits by that clock, and until when. */
+void cs_condition_init(pthread_cond_t *condition);
+struct timespec cs_deadline_after(uint64_t timeout_us);
 
 /* The sending end. Free-threaded. */
 typedef struct cs_link cs_link;
@@ -35,6 +41,9 @@ void cs_mailbox_destroy(cs_mailbox *mailbox);
 /* Senders and receivers are told CS_CANCELLED from now on; frames inside can still be received. */
 void cs_mailbox_close(cs_mailbox *mailbox);
 cs_link *cs_mailbox_link(cs_mailbox *mailbox); /* borrowed */
+/* Takes `frame` in any case and however full the box is, for senders that are held up elsewhere:
+ * never waits. CS_CANCELLED when it is closed. */
+cs_status cs_mailbox_post(cs_mailbox *mailbox, cs_frame *frame);
 /* *out is owned by the caller. CS_TIMEOUT (0 polls) or CS_CANCELLED leave *error untouched. */
 cs_status cs_mailbox_receive(cs_mailbox *mailbox, uint64_t timeout_us, cs_frame **out);
 

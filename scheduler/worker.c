@@ -57,6 +57,16 @@ static void take_for_request(cs_worker *worker, const cs_message *message, uint6
   }
 }
 
+/* What has not come will not come. Senders learn it from their link. */
+static void take_peer_lost(cs_worker *worker, const cs_error_message *lost) {
+  cs_error error = CS_ERROR_INIT;
+  const cs_status status = cs_message_get_error(lost, &error);
+  for (cs_request *at = worker->requests, *next; at; at = next) {
+    next = at->next;
+    if (at->stage == STAGE_RECEIVING) cs_request_fail(worker, at, status, &error);
+  }
+}
+
 static void take_frame(cs_worker *worker, const cs_frame *frame) {
   cs_error error = CS_ERROR_INIT;
   cs_message message;
@@ -74,6 +84,9 @@ static void take_frame(cs_worker *worker, const cs_frame *frame) {
     break;
   case CS_MESSAGE_SHUTDOWN:
     worker->stopping = true;
+    break;
+  case CS_MESSAGE_PEER_LOST:
+    take_peer_lost(worker, &message.error);
     break;
   default:
     take_for_request(worker, &message, frame->arrived_us);
@@ -382,6 +395,10 @@ void cs_worker_connect_dock(cs_worker *worker, uint32_t peer, cs_dock *dock) {
 
 cs_link *cs_worker_link(cs_worker *worker) {
   return cs_mailbox_link(worker->inbox);
+}
+
+cs_mailbox *cs_worker_inbox(cs_worker *worker) {
+  return worker->inbox;
 }
 
 cs_status cs_worker_connect(cs_worker *worker, uint32_t peer, cs_link *link, cs_error *error) {

@@ -23,11 +23,7 @@ void cs_worker_tell(cs_worker *worker, const cs_request *request, cs_message *me
 
 static void tell_error(cs_worker *worker, const cs_request *request, cs_status status,
                        const cs_error *error) {
-  cs_message message = {.kind = CS_MESSAGE_ERROR,
-                        .error = {.status = status,
-                                  .op_index = error->op_index,
-                                  .vendor_code = error->vendor_code,
-                                  .text = {error->message, strlen(error->message)}}};
+  cs_message message = {.kind = CS_MESSAGE_ERROR, .error = cs_message_of_error(status, error)};
   cs_worker_tell(worker, request, &message);
 }
 

@@ -59,7 +59,44 @@ static cs_message sample(cs_message_kind kind) {
   case CS_MESSAGE_DONE:
     message.done = (cs_done_message){1, 2, 3, 4, 5, 6};
     break;
+  case CS_MESSAGE_ATTACH:
+    message.attach =
+        (cs_attach_message){1, 2, 3, 4, 5, 6, 7, 8, 9, 10, {payload, 6}, {payload, 20}};
+    break;
+  case CS_MESSAGE_LOADING:
+    message.loading = (cs_loading_message){1, 2};
+    break;
+  case CS_MESSAGE_FALLBACK:
+    message.fallback = (cs_fallback_message){1, 2, 3, {payload, 5}, {payload, 7}};
+    break;
+  case CS_MESSAGE_ATTACHED:
+    message.attached = (cs_attached_message){1, {payload, 5}, {payload, 16}};
+    break;
+  case CS_MESSAGE_PEER:
+    message.peer = (cs_peer_message){1, 1, {payload, 16}, {payload, 16}, {payload, 9}};
+    break;
+  case CS_MESSAGE_DEVICE:
+    message.device = (cs_device_message){1,
+                                         2,
+                                         3,
+                                         4,
+                                         5,
+                                         6,
+                                         7,
+                                         8,
+                                         9,
+                                         10,
+                                         {payload, 1},
+                                         {payload, 2},
+                                         {payload, 3},
+                                         {payload, 4},
+                                         {payload, 5},
+                                         {payload, 6},
+                                         {payload, 7},
+                                         {payload, 8}};
+    break;
   case CS_MESSAGE_SENT:
+  case CS_MESSAGE_PEER_LOST:
   case CS_MESSAGE_ERROR:
     message.error = (cs_error_message){CS_CORRUPT, -1, INT64_MIN, {payload, 9}};
     break;

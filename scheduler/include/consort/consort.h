@@ -220,8 +220,8 @@ CONSORT_API cs_status consort_plan_candidate(const consort_plan *plan, size_t in
 typedef struct consort_session_options {
   uint32_t struct_size;
   uint32_t n_context;     /* 0: the model's own, at most 4096 */
-  const char *prefill;    /* "opencl:0"; NULL: as the planner chooses */
-  const char *decode;     /* "cpu:0"; NULL: as the planner chooses */
+  const char *prefill;    /* "opencl:0"; NULL: as the planner chooses; "HOST:PORT/opencl:0" is */
+  const char *decode;     /* in another process: then both are named */
   const char *kv_dtype;   /* "f32", "f16", "bf16", "int8"; NULL: "f16" */
   uint32_t fallback;      /* CONSORT_FALLBACK_* */
   uint32_t n_threads;     /* for host cores; 0: all allowed */
@@ -234,6 +234,9 @@ typedef struct consort_session_options {
   uint32_t n_prompt_tokens; /* what a request is expected to be, for the planner; 0: 512 */
   uint32_t n_output_tokens; /* likewise; 0: 128 */
   uint32_t reserved;
+  /* Holds the secret of workers in other processes; NULL: the environment variable
+   * CONSORT_SECRET, or none. */
+  const char *secret_file;
 } consort_session_options;
 
 CONSORT_API cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
@@ -401,6 +404,33 @@ CONSORT_API cs_status consort_evaluate(consort_session *session, consort_session
                                        const int32_t *tokens, size_t n_tokens,
                                        const consort_evaluate_options *options,
                                        consort_evaluate_result *out, cs_error *error);
+/* ---- workers in other processes ---- */
+
+typedef struct consort_worker consort_worker;
+
+typedef struct consort_worker_options {
+  uint32_t struct_size;
+  uint32_t reserved;
+  const char *listen;      /* "127.0.0.1:4242"; port 0: any */
+  const char *devices;     /* "cpu:0,opencl:0"; NULL: all */
+  const char *model;       /* serve this file alone; NULL: whichever file a session names */
+  const char *secret_file; /* as in consort_session_options */
+} consort_worker_options;
+
+/* Offers devices of this process to sessions in others, from threads of its own until it is
+ * destroyed. Addresses that others reach need a secret. */
+CONSORT_API cs_status consort_worker_create(consort_runtime *runtime,
+                                            const consort_worker_options *options,
+                                            consort_worker **out, cs_error *error);
+/* Where it listens, with the real port: borrowed. */
+CONSORT_API const char *consort_worker_address(const consort_worker *worker);
+CONSORT_API void consort_worker_destroy(consort_worker *worker);
+
+/* As consort_runtime_plugins: what the worker at "HOST:PORT" offers. */
+CONSORT_API cs_status consort_worker_plugins(consort_runtime *runtime, const char *address,
+                                             const char *secret_file,
+                                             consort_plugin_info **plugins, size_t *n_plugins,
+                                             cs_error *error);
 
 /* ---- benchmark ---- */
 
