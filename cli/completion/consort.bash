@@ -7,7 +7,7 @@ _consort_devices() {
 
 _consort() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads"
+  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads --secret-file"
   COMPREPLY=()
 
   # A colon splits words: "--decode cpu:0" arrives as "cpu", ":" and "0".
@@ -17,7 +17,7 @@ _consort() {
 
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W \
-      "devices pull info run tokenize logits eval bench plan cts new-plugin --version --help" -- "$current")
+      "devices pull info run tokenize logits eval bench plan worker cts new-plugin --version --help" -- "$current")
     return
   fi
 
@@ -34,13 +34,16 @@ _consort() {
       mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
     --format)
       mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0" -- "$current"); return ;;
-    -o | --output | -f | --file | --against-model) mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+    -o | --output | -f | --file | --against-model | --secret-file | --model)
+      mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
   esac
 
   local options
   case $command in
-    devices | info) options="--json" ;;
+    devices) options="--worker --secret-file --json" ;;
     pull) options="--sha256 --offline --json" ;;
+    info) options="--json" ;;
+    worker) options="--listen --device --model --secret-file" ;;
     run) options="-p --prompt -n --n-tokens $placement --ctx --temp --top-k --top-p --min-p --seed
                   --repetition-penalty --frequency-penalty --presence-penalty --logit-bias --stop
                   --logprobs --stats --json" ;;

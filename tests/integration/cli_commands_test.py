@@ -282,10 +282,10 @@ class Commands(unittest.TestCase):
         source = Path(os.environ["CONSORT_TEST_SOURCE"])
         page = (source / "docs/man/consort.1").read_text().replace("\\-", "-")
         completion = (source / "cli/completion/consort.bash").read_text()
-        for command in ("devices", "pull", "info", "run", "tokenize", "logits", "eval", "bench", "plan"):
+        for command in ("devices", "pull", "info", "run", "tokenize", "logits", "eval", "bench", "plan", "worker"):
             for option in re.findall(r"--[a-z-]+", run(command, "--help").stdout):
                 self.assertIn(option, completion, command)
-                if command in ("pull", "run", "tokenize", "eval", "plan") and option != "--help":
+                if command in ("devices", "pull", "run", "tokenize", "eval", "plan", "worker") and option != "--help":
                     self.assertIn(option, page, command)
 
 
