@@ -95,7 +95,8 @@ typedef struct test_allocation {
 
 /* The allocation that holds [pointer, pointer + bytes); NULL: none does. Mutex held. */
 test_allocation *test_find(const void *pointer, size_t bytes);
-/* Lets kernels and copies reach device memory, and takes that away again. Mutex held. */
+/* Lets kernels and copies reach device memory, and takes that away again, which whoever runs
+ * commands does before the mutex is given up. Both do nothing when it is so already. Mutex held. */
 void test_unlock_memory(void);
 void test_lock_memory(void);
 /* Looks at the canaries around every allocation: false after a kernel wrote outside. */
@@ -195,7 +196,8 @@ void test_command_finish(test_command *command); /* frees what it owns */
 
 /* Moves a copy of the commands to the queue. Mutex held. */
 ze_result_t test_submit(ze_command_queue_handle_t queue, const test_commands *commands);
-/* Runs at most one command of any queue. false: nothing can run now. Mutex held. */
+/* Runs at most one command of any queue, and leaves memory unlocked. false: nothing can run now.
+ * Mutex held. */
 bool test_step(void);
 /* Waits until done(of) holds, running what can run. Mutex held. */
 ze_result_t test_wait(bool (*done)(void *of), void *of, uint64_t timeout_ns);

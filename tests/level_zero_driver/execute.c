@@ -87,7 +87,6 @@ static void complete(ze_command_queue_handle_t queue, test_command *command) {
   const uint64_t begin = now_ns();
   test_unlock_memory();
   const bool ok = run(command);
-  test_lock_memory();
   if (!ok) {
     fprintf(stderr, "ze_cpu_test: a command failed: the queue is lost\n");
     queue->failed = true;
@@ -163,6 +162,7 @@ bool test_step(void) {
 /* ---- waiting ---- */
 
 static void sleep_a_slice(void) {
+  test_lock_memory();
   struct timespec until;
   clock_gettime(CLOCK_REALTIME, &until);
   until.tv_nsec += SLICE_NS;
@@ -179,7 +179,7 @@ static bool any_failed(void) {
   return false;
 }
 
-ze_result_t test_wait(bool (*done)(void *of), void *of, uint64_t timeout_ns) {
+static ze_result_t run_until(bool (*done)(void *of), void *of, uint64_t timeout_ns) {
   const uint64_t begin = now_ns();
   while (!done(of)) {
     if (any_failed()) return ZE_RESULT_ERROR_DEVICE_LOST;
@@ -188,6 +188,12 @@ ze_result_t test_wait(bool (*done)(void *of), void *of, uint64_t timeout_ns) {
     sleep_a_slice();
   }
   return any_failed() ? ZE_RESULT_ERROR_DEVICE_LOST : ZE_RESULT_SUCCESS;
+}
+
+ze_result_t test_wait(bool (*done)(void *of), void *of, uint64_t timeout_ns) {
+  const ze_result_t result = run_until(done, of, timeout_ns);
+  test_lock_memory();
+  return result;
 }
 
 ze_result_t test_submit(ze_command_queue_handle_t queue, const test_commands *commands) {
@@ -214,6 +220,7 @@ ze_result_t test_submit(ze_command_queue_handle_t queue, const test_commands *co
   if (!test_gpu.defer)
     while (test_step())
       continue;
+  test_lock_memory();
   pthread_cond_broadcast(&test_moved);
   return ZE_RESULT_SUCCESS;
 }

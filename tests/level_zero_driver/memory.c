@@ -27,12 +27,18 @@ static void protect(test_allocation *a, int protection) {
     mprotect(a->mapping, a->mapping_bytes - PAGE_BYTES, protection);
 }
 
+static bool unlocked;
+
 void test_unlock_memory(void) {
+  if (unlocked) return;
+  unlocked = true;
   for (test_allocation *a = allocations; a; a = a->next)
     protect(a, PROT_READ | PROT_WRITE);
 }
 
 void test_lock_memory(void) {
+  if (!unlocked) return;
+  unlocked = false;
   for (test_allocation *a = allocations; a; a = a->next)
     protect(a, PROT_NONE);
 }

@@ -328,6 +328,7 @@ static ze_result_t ZE_APICALL fence_synchronize(ze_fence_handle_t fence, uint64_
 static ze_result_t ask(bool (*done)(void *of), void *of) {
   pthread_mutex_lock(&test_mutex);
   if (!done(of)) test_step();
+  test_lock_memory();
   const ze_result_t result = done(of) ? ZE_RESULT_SUCCESS : ZE_RESULT_NOT_READY;
   pthread_mutex_unlock(&test_mutex);
   return result;

@@ -47,6 +47,13 @@ if(TARGET consort_plugin_level_zero)
                        SKIP_RETURN_CODE 77)
   set_tests_properties(level_zero_ocloc_test PROPERTIES LABELS "integration;slow" TIMEOUT 600
                        SKIP_RETURN_CODE 77)
+  if(TARGET ze_cpu_test AND TARGET consort-cts)
+    add_test(NAME level_zero_checked_in_test
+             COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/integration/level_zero_checked_in_test.sh
+                     ${PROJECT_SOURCE_DIR} $<TARGET_FILE:consort-cts>)
+    set_tests_properties(level_zero_checked_in_test PROPERTIES LABELS "integration;slow" TIMEOUT 300
+      ENVIRONMENT "ZE_ENABLE_ALT_DRIVERS=$<TARGET_FILE:ze_cpu_test>")
+  endif()
 endif()
 
 if(TARGET consort_plugin_level_zero AND TARGET consort_cli)
