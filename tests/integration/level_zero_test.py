@@ -39,15 +39,16 @@ class LevelZeroTest(placements_test.PlacementsTest):
             self.assertIn((other, DEVICE), pairs)
 
     def test_two_devices_of_one_driver_split_a_request(self) -> None:
-        texts = []
-        for env in ({"ZE_TEST_DEVICES": "2", "ZE_TEST_SHUFFLE": "3"}, {"ZE_TEST_DEVICES": "2", "ZE_TEST_PEERS": "0"},
-                    {"ZE_TEST_COPY_ENGINE": "0"}):
-            decode = "level_zero:1" if "ZE_TEST_DEVICES" in env else DEVICE
-            result = self.run_on(placements_test.DEMO_F32, "KING:\n", 12, DEVICE, decode, "--kv-dtype", "f32", env=env)
-            self.check_transfer(result, DEVICE, decode)
-            texts.append(result["tokens"])
-        self.assertEqual(texts[0], texts[1])
-        self.assertEqual(texts[0], texts[2])
+        tokens = set()
+        for path, decode, env in (("peer", "level_zero:1", {"ZE_TEST_DEVICES": "2", "ZE_TEST_SHUFFLE": "3"}),
+                                  ("staged", "level_zero:1", {"ZE_TEST_DEVICES": "2", "ZE_TEST_PEERS": "0"}),
+                                  ("none", DEVICE, {"ZE_TEST_COPY_ENGINE": "0"})):
+            with self.subTest(path=path):
+                result = self.run_on(placements_test.DEMO_F32, "KING:\n", 12, DEVICE, decode, "--kv-dtype", "f32", env=env)
+                self.check_transfer(result, DEVICE, decode)
+                self.assertEqual(result["kv_transfer"]["path"], path)
+                tokens.add(tuple(result["tokens"]))
+        self.assertEqual(len(tokens), 1)
 
     def test_memory_shared_with_the_host_gives_the_same(self) -> None:
         texts = {self.run_on(placements_test.DEMO_F32, "KING:\n", 12, device, device)["text"]
