@@ -1,6 +1,6 @@
 /* Which devices there are: those of the driver, in its order, that the kernels can run on. The
  * driver lists a MIG instance as a device of its own, and so does this. */
-#include "cuda_plugin.h"
+#include "plan.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -92,7 +92,7 @@ void cuda_describe(const cuda_driver *driver, CUdevice ordinal, cs_device_proper
                                 .activation_dtype = CS_DTYPE_F32};
   out->kv_dtypes =
       CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16);
-  out->dtypes = out->kv_dtypes | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0);
+  out->dtypes = CUDA_WEIGHT_DTYPES;
   out->kv_layouts =
       CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) | CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MAJOR);
   size_t bytes = 0;

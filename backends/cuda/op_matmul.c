@@ -7,22 +7,35 @@
 #define SMALL_TILE 64
 #define LARGE_TILE 128
 
-/* The first of a format's kernels, by dtype. */
+/* The first kernels of each format, by dtype. */
+typedef struct format_kernels {
+  cuda_kernel vector;
+  cuda_kernel tile;
+} format_kernels;
+
+#define FORMAT_KERNELS(name)                                                                       \
+  { KERNEL_matmul_vector_##name##_1, KERNEL_matmul_tile_##name##_64 }
+static const format_kernels formats[CS_DTYPE_LIMIT] = {
+    [CS_DTYPE_F32] = {KERNEL_matmul_vector_f32_1, KERNEL_matmul_f32},
+    [CS_DTYPE_F16] = FORMAT_KERNELS(f16),
+    [CS_DTYPE_BF16] = FORMAT_KERNELS(bf16),
+    [CS_DTYPE_Q8_0] = FORMAT_KERNELS(q8_0),
+    [CS_DTYPE_Q4_0] = FORMAT_KERNELS(q4_0),
+    [CS_DTYPE_Q4_1] = FORMAT_KERNELS(q4_1),
+    [CS_DTYPE_Q5_0] = FORMAT_KERNELS(q5_0),
+    [CS_DTYPE_Q5_1] = FORMAT_KERNELS(q5_1),
+    [CS_DTYPE_Q4_K] = FORMAT_KERNELS(q4_k),
+    [CS_DTYPE_Q5_K] = FORMAT_KERNELS(q5_k),
+    [CS_DTYPE_Q6_K] = FORMAT_KERNELS(q6_k),
+};
+
+/* They follow each other: for 1, 2, 4 and 8 rows, and tiles of 64 and 128. */
 static cuda_kernel vector_kernel(uint32_t dtype, uint64_t n) {
-  const cuda_kernel first = dtype == CS_DTYPE_F32    ? KERNEL_matmul_vector_f32_1
-                            : dtype == CS_DTYPE_F16  ? KERNEL_matmul_vector_f16_1
-                            : dtype == CS_DTYPE_BF16 ? KERNEL_matmul_vector_bf16_1
-                            : dtype == CS_DTYPE_Q8_0 ? KERNEL_matmul_vector_q8_0_1
-                                                     : KERNEL_matmul_vector_q4_0_1;
-  return (cuda_kernel)(first + (n > 4 ? 3 : n > 2 ? 2 : n > 1 ? 1 : 0));
+  return (cuda_kernel)(formats[dtype].vector + (n > 4 ? 3 : n > 2 ? 2 : n > 1 ? 1 : 0));
 }
 
 static cuda_kernel tile_kernel(uint32_t dtype, bool large) {
-  const cuda_kernel first = dtype == CS_DTYPE_F16    ? KERNEL_matmul_tile_f16_64
-                            : dtype == CS_DTYPE_BF16 ? KERNEL_matmul_tile_bf16_64
-                            : dtype == CS_DTYPE_Q8_0 ? KERNEL_matmul_tile_q8_0_64
-                                                     : KERNEL_matmul_tile_q4_0_64;
-  return (cuda_kernel)(first + large);
+  return (cuda_kernel)(formats[dtype].tile + large);
 }
 
 static uint64_t parts(uint64_t n, uint64_t size) {
@@ -39,7 +52,7 @@ static bool add_vector(cuda_rule_context *context, const cuda_matmul_args *args,
 
 static bool add_tiles(cuda_rule_context *context, const cuda_matmul_args *args, uint32_t dtype) {
   if (dtype == CS_DTYPE_F32)
-    return cuda_step_add(context, KERNEL_matmul_f32, parts(args->n_out, CUDA_F32_TILE),
+    return cuda_step_add(context, formats[dtype].tile, parts(args->n_out, CUDA_F32_TILE),
                          parts(args->n, CUDA_F32_TILE), 1, CUDA_THREADS, args, sizeof *args);
   const bool large =
       parts(args->n_out, LARGE_TILE) * parts(args->n, LARGE_TILE) >= context->device->n_units;

@@ -16,6 +16,7 @@ static bool read_table(cuda_rule_context *context, uint64_t n_rows, uint64_t n_c
   if (!cuda_want_tensor(context, 1, "table", CUDA_WEIGHT_DTYPES, n_rows, n_columns)) return false;
   *out = (cuda_weight){.data = cuda_base_of(context, 1),
                        .row_bytes = cs_sdk_tensor_stride(table),
+                       .raw = 1,
                        .dtype = table->dtype};
   return true;
 }

@@ -1,7 +1,8 @@
-/* Weights as the kernels read them: 16 bytes a lane. GGUF's blocks of 18 and 34 bytes lie on no
- * such boundary, so the quants of a matrix come first, row after row without gaps, and the f16
- * scales of all its rows follow. Rows of plain formats are padded with zeros to whole 16 bytes.
- * Matmul and gather read the same bytes; a matrix (expert) starts on 256 bytes.
+/* Weights as the kernels read them: 16 bytes a lane. GGUF's blocks of 18, 34 or 210 bytes lie on no
+ * such boundary, so the quants of a matrix come first, row after row without gaps, and what a block
+ * has beside them (kernels/quants.cuh) follows for all its rows. Blocks of 144 and 176 bytes stay
+ * as they are. Rows of plain formats are padded with zeros to whole 16 bytes. Matmul and gather
+ * read the same bytes; a matrix (expert) starts on 256 bytes.
  *
  * Rows are repacked a slice at a time through a host buffer, so that a large weight costs little
  * host memory; rows that need no change are copied from where they are. */
@@ -9,10 +10,9 @@
 
 #include <string.h>
 
-#define LAYOUT_SPLIT  1
-#define SLICE_BYTES   (UINT64_C(4) << 20)
-#define MATRIX_ALIGN  256
-#define BLOCK_COLUMNS 32
+#define LAYOUT_SPLIT 1
+#define SLICE_BYTES  (UINT64_C(4) << 20)
+#define MATRIX_ALIGN 256
 
 typedef struct source {
   const unsigned char *data;
@@ -20,8 +20,9 @@ typedef struct source {
   bool blocks; /* a block format */
   uint64_t n_matrices, n_rows, n_columns;
   uint64_t row_bytes;        /* in the source */
-  uint64_t packed_row_bytes; /* without scales */
-  uint64_t scale_blocks;     /* of a row */
+  uint64_t n_blocks;         /* of a row, in block formats */
+  uint64_t packed_row_bytes; /* without what lies beside the rows */
+  uint64_t scale_row_bytes;  /* that */
   uint64_t matrix_bytes;     /* packed */
 } source;
 
@@ -35,9 +36,13 @@ static cs_status measure(source *from, cs_error *error) {
   if (from->row_bytes == 0)
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "rows of %llu are not whole blocks",
                         (unsigned long long)from->n_columns);
-  from->scale_blocks = from->blocks ? from->n_columns / BLOCK_COLUMNS : 0;
-  from->packed_row_bytes = round_up(from->row_bytes - 2 * from->scale_blocks, 16);
-  const uint64_t row = from->packed_row_bytes + 2 * from->scale_blocks;
+  from->packed_row_bytes = round_up(from->row_bytes, 16);
+  if (from->blocks) {
+    from->n_blocks = from->row_bytes / CUDA_BLOCK_BYTES(from->dtype);
+    from->packed_row_bytes = from->n_blocks * CUDA_QUANT_BYTES(from->dtype);
+    from->scale_row_bytes = from->n_blocks * CUDA_SCALE_BYTES(from->dtype);
+  }
+  const uint64_t row = from->packed_row_bytes + from->scale_row_bytes;
   if (from->n_rows > (UINT64_MAX / 4 / row) ||
       from->n_matrices > UINT64_MAX / 4 / round_up(from->n_rows * row, MATRIX_ALIGN))
     return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "the weight's size overflows");
@@ -78,6 +83,26 @@ static cs_status read_source(const cs_plugin_device *device, const cs_weight *we
   return CS_OK;
 }
 
+/* What a block has beside the rows, from GGUF's order. */
+static void pack_scales(uint32_t dtype, unsigned char *scales, const unsigned char *block) {
+  switch (dtype) {
+  case CS_DTYPE_Q5_0: /* d, bits */
+    memcpy(scales, block + 2, 4);
+    memcpy(scales + 4, block, 2);
+    memset(scales + 6, 0, 2);
+    break;
+  case CS_DTYPE_Q5_1: /* d, m, bits */
+    memcpy(scales, block + 4, 4);
+    memcpy(scales + 4, block, 4);
+    break;
+  case CS_DTYPE_Q6_K: /* d comes last */
+    memcpy(scales, block + CUDA_QUANT_BYTES(CUDA_Q6_K), 2);
+    break;
+  default:
+    memcpy(scales, block, CUDA_SCALE_BYTES(dtype));
+  }
+}
+
 /* One row into its quants (zero-padded) and scales. */
 static void pack_row(const source *from, unsigned char *quants, unsigned char *scales,
                      const unsigned char *row) {
@@ -86,10 +111,12 @@ static void pack_row(const source *from, unsigned char *quants, unsigned char *s
     memset(quants + from->row_bytes, 0, from->packed_row_bytes - from->row_bytes);
     return;
   }
-  const size_t block_bytes = from->row_bytes / from->scale_blocks;
-  for (uint64_t i = 0; i < from->scale_blocks; i++, row += block_bytes) {
-    memcpy(scales + 2 * i, row, 2);
-    memcpy(quants + i * (block_bytes - 2), row + 2, block_bytes - 2);
+  const size_t block_bytes = CUDA_BLOCK_BYTES(from->dtype);
+  const size_t quant_bytes = CUDA_QUANT_BYTES(from->dtype);
+  const size_t head_bytes = from->dtype == CS_DTYPE_Q6_K ? 0 : block_bytes - quant_bytes;
+  for (uint64_t i = 0; i < from->n_blocks; i++, row += block_bytes) {
+    pack_scales(from->dtype, scales + i * CUDA_SCALE_BYTES(from->dtype), row);
+    memcpy(quants + i * quant_bytes, row + head_bytes, quant_bytes);
   }
 }
 
@@ -97,7 +124,7 @@ static void pack_row(const source *from, unsigned char *quants, unsigned char *s
 static CUresult upload_rows(const cs_plugin_memory *memory, const source *from, uint64_t matrix,
                             uint64_t first, uint64_t n, unsigned char *slice) {
   const cuda_driver *driver = memory->device->driver;
-  const uint64_t row_bytes = from->packed_row_bytes, scale_bytes = 2 * from->scale_blocks;
+  const uint64_t row_bytes = from->packed_row_bytes, scale_bytes = from->scale_row_bytes;
   unsigned char *scales = slice + n * row_bytes;
   for (uint64_t i = 0; i < n; i++)
     pack_row(from, slice + i * row_bytes, scales + i * scale_bytes,
@@ -126,7 +153,7 @@ static CUresult upload_matrix(const cs_plugin_memory *memory, const source *from
 
 static cs_status upload(const cs_plugin_memory *memory, const source *from, cs_error *error) {
   const cs_host *host = memory->device->sdk.host;
-  const uint64_t row_bytes = from->packed_row_bytes + 2 * from->scale_blocks;
+  const uint64_t row_bytes = from->packed_row_bytes + from->scale_row_bytes;
   const bool as_it_is = from->packed_row_bytes == from->row_bytes;
   uint64_t slice_rows = SLICE_BYTES / row_bytes ? SLICE_BYTES / row_bytes : 1;
   if (slice_rows > from->n_rows) slice_rows = from->n_rows;
@@ -164,13 +191,12 @@ cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight_in
   memory->n_matrices = from.n_matrices;
   memory->n_rows = from.n_rows;
   memory->n_columns = from.n_columns;
-  memory->weight = (cuda_weight){
-      .data = (void *)address,
-      .scales = from.blocks ? (void *)(address + from.n_rows * from.packed_row_bytes) : NULL,
-      .row_bytes = from.packed_row_bytes,
-      .matrix_bytes = from.matrix_bytes,
-      .scale_blocks = (uint32_t)from.scale_blocks,
-      .dtype = from.dtype};
+  memory->weight = (cuda_weight){.data = (void *)address,
+                                 .scales = (void *)(address + from.n_rows * from.packed_row_bytes),
+                                 .row_bytes = from.packed_row_bytes,
+                                 .matrix_bytes = from.matrix_bytes,
+                                 .scale_row_bytes = from.scale_row_bytes,
+                                 .dtype = from.dtype};
   status = upload(memory, &from, error);
   if (status != CS_OK) {
     cuda_memory_free(device, memory);

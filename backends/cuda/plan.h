@@ -88,7 +88,9 @@ uint64_t cuda_spans(uint64_t n_columns);
 #define CUDA_F32_ONLY CS_DTYPE_BIT(CS_DTYPE_F32)
 #define CUDA_I32_ONLY CS_DTYPE_BIT(CS_DTYPE_I32)
 #define CUDA_WEIGHT_DTYPES                                                                         \
-  (CUDA_PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0))
+  (CUDA_PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_Q8_0) | CS_DTYPE_BIT(CS_DTYPE_Q4_0) |                 \
+   CS_DTYPE_BIT(CS_DTYPE_Q4_1) | CS_DTYPE_BIT(CS_DTYPE_Q5_0) | CS_DTYPE_BIT(CS_DTYPE_Q5_1) |       \
+   CS_DTYPE_BIT(CS_DTYPE_Q4_K) | CS_DTYPE_BIT(CS_DTYPE_Q5_K) | CS_DTYPE_BIT(CS_DTYPE_Q6_K))
 
 /* op_elementwise.c */
 bool cuda_rule_binary(cuda_rule_context *context); /* add, silu_mul, gelu_mul */

@@ -19,6 +19,30 @@ typedef struct cuda_rows {
 #define CUDA_BF16 3
 #define CUDA_Q8_0 32
 #define CUDA_Q4_0 33
+#define CUDA_Q4_1 34
+#define CUDA_Q5_0 35
+#define CUDA_Q5_1 36
+#define CUDA_Q4_K 39
+#define CUDA_Q5_K 40
+#define CUDA_Q6_K 41
+
+/* What a block has beside the rows (quants.cuh). */
+#define CUDA_SCALE_BYTES(format)                                                                   \
+  ((format) == CUDA_Q8_0 || (format) == CUDA_Q4_0 || (format) == CUDA_Q6_K ? 2                     \
+   : (format) == CUDA_Q4_1                                                 ? 4                     \
+   : (format) == CUDA_Q5_0 || (format) == CUDA_Q5_1                        ? 8                     \
+                                                                           : 0)
+
+/* What it has in the rows, and in GGUF's bytes. */
+#define CUDA_QUANT_BYTES(format)                                                                   \
+  ((format) == CUDA_Q8_0   ? 32                                                                    \
+   : (format) == CUDA_Q4_K ? 144                                                                   \
+   : (format) == CUDA_Q5_K ? 176                                                                   \
+   : (format) == CUDA_Q6_K ? 208                                                                   \
+                           : 16)
+#define CUDA_BLOCK_BYTES(format)                                                                   \
+  (CUDA_QUANT_BYTES(format) +                                                                      \
+   ((format) == CUDA_Q5_0 ? 6 : CUDA_SCALE_BYTES(format))) /* Q5_0's has 2 bytes unused */
 
 /* Threads of a block, and what a block covers. */
 #define CUDA_THREADS        256  /* elementwise, row and KV kernels */
@@ -66,17 +90,18 @@ typedef struct cuda_rope_args {
   uint32_t reserved;
 } cuda_rope_args;
 
-/* A packed weight (pack.c): rows of row_bytes, and for block formats scale_blocks f16 scales a row
- * that follow at scales. Matrices (experts) are matrix_bytes apart. */
+/* A packed weight (pack.c): rows of row_bytes, and for most block formats scale_row_bytes a row
+ * beside them, at scales. Matrices (experts) are matrix_bytes apart. */
 typedef struct cuda_weight {
   void *data, *scales;
-  uint64_t row_bytes, matrix_bytes;
-  uint32_t scale_blocks, dtype;
+  uint64_t row_bytes, matrix_bytes, scale_row_bytes;
+  uint32_t dtype;
+  uint32_t raw; /* rows are GGUF's bytes as they were */
 } cuda_weight;
 
 typedef struct cuda_gather_args {
   cuda_rows out;
-  cuda_weight table; /* scales NULL: rows of GGUF's bytes */
+  cuda_weight table;
   void *ids;
   uint64_t n_table_rows, n_columns;
   float scale;
@@ -200,11 +225,23 @@ typedef struct cuda_attention_args {
   CUDA_KERNELS_VECTOR(X, bf16)                                                                     \
   CUDA_KERNELS_VECTOR(X, q8_0)                                                                     \
   CUDA_KERNELS_VECTOR(X, q4_0)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q4_1)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q5_0)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q5_1)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q4_k)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q5_k)                                                                     \
+  CUDA_KERNELS_VECTOR(X, q6_k)                                                                     \
   X(matmul_f32)                                                                                    \
   CUDA_KERNELS_TILE(X, f16)                                                                        \
   CUDA_KERNELS_TILE(X, bf16)                                                                       \
   CUDA_KERNELS_TILE(X, q8_0)                                                                       \
   CUDA_KERNELS_TILE(X, q4_0)                                                                       \
+  CUDA_KERNELS_TILE(X, q4_1)                                                                       \
+  CUDA_KERNELS_TILE(X, q5_0)                                                                       \
+  CUDA_KERNELS_TILE(X, q5_1)                                                                       \
+  CUDA_KERNELS_TILE(X, q4_k)                                                                       \
+  CUDA_KERNELS_TILE(X, q5_k)                                                                       \
+  CUDA_KERNELS_TILE(X, q6_k)                                                                       \
   X(attention_f32_128)                                                                             \
   X(attention_f32_256)                                                                             \
   X(attention_f16_128)                                                                             \

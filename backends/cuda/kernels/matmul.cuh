@@ -1,11 +1,11 @@
 /* Matmul over packed weights (pack.c): rows of quants on 16-byte boundaries, scales beside them.
  *
- * Few rows of x: a warp takes 2 or 4 weight rows and streams them once, 16 bytes a lane and row, for
- * up to 8 rows of x; float32 arithmetic. The weights' bytes from memory are the limit.
- * Many rows: tiles of x and of the unpacked weights as 16-bit halves in shared memory, double
- * buffered, and tensor cores with float32 accumulators. Rows of 40 halves put the 32-bit fragment
- * reads of a warp on 32 different banks. F32 weights keep float32 arithmetic in 4 x 4 registers. */
-#include "common.cuh"
+ * Few rows of x: a warp takes 2 or 4 weight rows and streams them once, 16 bytes a lane and row,
+ * for up to 8 rows of x; float32 arithmetic. The weights' bytes from memory are the limit. Many
+ * rows: tiles of x and of the unpacked weights as 16-bit halves in shared memory, double buffered,
+ * and tensor cores with float32 accumulators. Rows of 40 halves put the 32-bit fragment reads of a
+ * warp on 32 different banks. F32 weights keep float32 arithmetic in 4 x 4 registers. */
+#include "quants.cuh"
 
 /* + bias, soft cap, + residual. */
 DEVICE void finish(const cuda_matmul_args &a, uint64_t row, uint32_t column, float value) {
@@ -27,42 +27,24 @@ DEVICE void load_x4(float to[4], const float *x, uint32_t k, uint32_t n_in, bool
     to[i] = k + i < n_in ? x[k + i] : 0.0f;
 }
 
-DEVICE uint32_t word_of(const uint4 &v, int i) {
-  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
-}
-
-/* Byte i of a word with its top bit turned, as an int8: by way of the mantissa of 2^23, because
- * conversions run at a quarter of the rate of additions. */
-DEVICE float int8_value(uint32_t turned, int i) {
-  return __uint_as_float(__byte_perm(turned, 0x4b000000u, 0x7540u + (uint32_t)i)) - 8388736.0f;
-}
-
-/* A nibble at bit 0 as a float less 8. */
-DEVICE float nibble_value(uint32_t word) {
-  return __uint_as_float((word & 15u) | 0x4b000000u) - 8388616.0f;
-}
-
 /* Elements that 16 bytes of a row hold. */
 template <int FORMAT> struct chunk {
-  static const int n = FORMAT == CUDA_F32 ? 4 : FORMAT == CUDA_Q8_0 ? 16 : FORMAT == CUDA_Q4_0 ? 32 : 8;
+  static const int n = FORMAT == CUDA_F32    ? 4
+                       : FORMAT == CUDA_Q8_0 ? 16
+                       : FORMAT >= CUDA_Q4_0 ? 32
+                                             : 8;
 };
 
-/* Elements 4 part to 4 part + 3 of a chunk as floats. */
-template <int FORMAT>
-DEVICE void unpack4(float to[4], const uint4 &raw, int part, float scale) {
+/* Elements 4 part to 4 part + 3 of 16 bytes of a plain format or of Q8_0 as floats. */
+template <int FORMAT> DEVICE void unpack4(float to[4], const uint4 &raw, int part, float scale) {
   if (FORMAT == CUDA_F32) {
     to[0] = __uint_as_float(raw.x), to[1] = __uint_as_float(raw.y);
     to[2] = __uint_as_float(raw.z), to[3] = __uint_as_float(raw.w);
   } else if (FORMAT == CUDA_Q8_0) {
-    const uint32_t turned = word_of(raw, part) ^ 0x80808080u;
+    const uint32_t turned = word_of(raw, part) ^ 0x80808080u; /* 128 more, and no sign */
 #pragma unroll
     for (int i = 0; i < 4; i++)
-      to[i] = int8_value(turned, i) * scale;
-  } else if (FORMAT == CUDA_Q4_0) { /* byte j: element j low, element j + 16 high */
-    const uint32_t word = word_of(raw, part % 4) >> (part < 4 ? 0 : 4);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      to[i] = nibble_value(word >> 8 * i) * scale;
+      to[i] = byte_value(turned, i, 128.0f) * scale;
   } else {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -72,9 +54,51 @@ DEVICE void unpack4(float to[4], const uint4 &raw, int part, float scale) {
   }
 }
 
+/* 16 bytes of a row with what its format needs. */
+template <int FORMAT> struct weight_chunk {
+  uint4 raw;
+  float scale;
+};
+
+template <int FORMAT>
+DEVICE void fetch_chunk(weight_chunk<FORMAT> &to, const char *row, const char *beside, uint32_t c) {
+  to.raw = __ldcs((const uint4 *)(row + (uint64_t)c * 16));
+  to.scale = FORMAT == CUDA_Q8_0 ? f16_value(((const uint16_t *)beside)[c / 2]) : 1.0f;
+}
+
+template <int FORMAT>
+DEVICE void unpack_part(float to[4], const weight_chunk<FORMAT> &from, int part) {
+  unpack4<FORMAT>(to, from.raw, part, from.scale);
+}
+
+template <int FORMAT> struct nibble_chunk { quant_piece piece; };
+
+template <int FORMAT>
+DEVICE void fetch_chunk(nibble_chunk<FORMAT> &to, const char *row, const char *beside, uint32_t c) {
+  fetch_piece<FORMAT>(to.piece, row, beside, c);
+}
+
+template <int FORMAT>
+DEVICE void unpack_part(float to[4], const nibble_chunk<FORMAT> &from, int part) {
+  const quant_piece &piece = from.piece;
+  const int which = part / 4;
+  unpack_run<FORMAT>(to, piece.raw, piece.bits, piece.shift, (uint32_t)which, piece.scale[which],
+                     piece.offset[which], part % 4);
+}
+
+/* The first element of part `part` of chunk c. */
+template <int FORMAT> DEVICE uint32_t chunk_element(uint32_t c, int part) {
+  if (!quants<FORMAT>::nibbles) return c * chunk<FORMAT>::n + 4 * (uint32_t)part;
+  return piece_start<FORMAT>(c) + (uint32_t)(part / 4 * quants<FORMAT>::distance + part % 4 * 4);
+}
+
+template <bool NIBBLES, int FORMAT> struct chunk_type { typedef weight_chunk<FORMAT> type; };
+template <int FORMAT> struct chunk_type<true, FORMAT> { typedef nibble_chunk<FORMAT> type; };
+
 /* out(N rows from blockIdx.y * N on, n_out): block (16 or 8 weight rows, N rows of x). With experts
  * N is 1 and the row's expert picks the matrix; an id outside gives zeros. */
 template <int FORMAT, int N> DEVICE void matmul_vector(const cuda_matmul_args &a) {
+  typedef typename chunk_type<quants<FORMAT>::nibbles, FORMAT>::type chunk_of;
   const int R = CUDA_VECTOR_ROWS(N), E = chunk<FORMAT>::n;
   const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const uint32_t column0 = (blockIdx.x * CUDA_VECTOR_WARPS + warp) * R, row0 = blockIdx.y * N;
@@ -87,15 +111,14 @@ template <int FORMAT, int N> DEVICE void matmul_vector(const cuda_matmul_args &a
     expert = known ? (uint64_t)id : 0;
   }
   const char *weights[R];
-  const uint16_t *scales[R];
+  const char *beside[R];
   const float *x[N];
 #pragma unroll
   for (int r = 0; r < R; r++) { /* beyond the end the last row is read again, and not stored */
     const uint64_t column = column0 + r < a.n_out ? column0 + r : a.n_out - 1;
     const uint64_t matrix = expert * a.weight.matrix_bytes;
     weights[r] = (const char *)a.weight.data + matrix + column * a.weight.row_bytes;
-    scales[r] = (const uint16_t *)((const char *)a.weight.scales + matrix) +
-                column * a.weight.scale_blocks;
+    beside[r] = (const char *)a.weight.scales + matrix + column * a.weight.scale_row_bytes;
   }
 #pragma unroll
   for (int n = 0; n < N; n++)
@@ -106,24 +129,21 @@ template <int FORMAT, int N> DEVICE void matmul_vector(const cuda_matmul_args &a
 #pragma unroll
     for (int n = 0; n < N; n++)
       sums[r][n] = 0.0f;
-  for (uint32_t k = lane * E; k < a.n_in; k += 32 * E) {
-    uint4 raw[R];
-    float scale[R];
+  for (uint32_t c = lane; c * E < a.n_in; c += 32) {
+    chunk_of chunks[R];
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-      raw[r] = __ldcs((const uint4 *)(weights[r] + (uint64_t)(k / E) * 16));
-      scale[r] = FORMAT >= CUDA_Q8_0 ? f16_value(scales[r][k / 32]) : 1.0f;
-    }
+    for (int r = 0; r < R; r++)
+      fetch_chunk(chunks[r], weights[r], beside[r], c);
 #pragma unroll
     for (int part = 0; part < E / 4; part++) {
       float w[R][4];
 #pragma unroll
       for (int r = 0; r < R; r++)
-        unpack4<FORMAT>(w[r], raw[r], part, scale[r]);
+        unpack_part(w[r], chunks[r], part);
 #pragma unroll
       for (int n = 0; n < N; n++) {
         float v[4];
-        load_x4(v, x[n], k + 4 * part, a.n_in, a.x_aligned);
+        load_x4(v, x[n], chunk_element<FORMAT>(c, part), a.n_in, a.x_aligned);
 #pragma unroll
         for (int r = 0; r < R; r++)
 #pragma unroll
@@ -156,6 +176,12 @@ VECTOR_KERNELS(f16, CUDA_F16)
 VECTOR_KERNELS(bf16, CUDA_BF16)
 VECTOR_KERNELS(q8_0, CUDA_Q8_0)
 VECTOR_KERNELS(q4_0, CUDA_Q4_0)
+VECTOR_KERNELS(q4_1, CUDA_Q4_1)
+VECTOR_KERNELS(q5_0, CUDA_Q5_0)
+VECTOR_KERNELS(q5_1, CUDA_Q5_1)
+VECTOR_KERNELS(q4_k, CUDA_Q4_K)
+VECTOR_KERNELS(q5_k, CUDA_Q5_K)
+VECTOR_KERNELS(q6_k, CUDA_Q6_K)
 
 /* ---- tensor cores ---- */
 
@@ -176,32 +202,40 @@ template <bool BF16> DEVICE uint32_t pack_halves(float low, float high) {
 
 /* 16 elements of a weight row, k to k + 15, on their way to shared memory. */
 struct weight_piece {
-  uint4 raw[2];
-  float scale;
+  uint4 raw[2]; /* of a nibble format quants and further bits */
+  float scale, offset;
+  uint32_t shift, which;
 };
 
 template <int FORMAT>
 DEVICE void fetch_weights(weight_piece &to, const cuda_matmul_args &a, uint32_t column,
                           uint32_t k) {
   to.raw[0] = to.raw[1] = make_uint4(0, 0, 0, 0);
-  to.scale = 0.0f;
+  to.scale = to.offset = 0.0f;
+  to.shift = to.which = 0;
   if (column >= a.n_out || k >= a.n_in) return;
   const char *row = (const char *)a.weight.data + (uint64_t)column * a.weight.row_bytes;
+  const char *beside = (const char *)a.weight.scales + (uint64_t)column * a.weight.scale_row_bytes;
   if (FORMAT == CUDA_Q8_0) {
     to.raw[0] = *(const uint4 *)(row + k);
-  } else if (FORMAT == CUDA_Q4_0) {
-    to.raw[0] = *(const uint4 *)(row + k / 32 * 16);
+    to.scale = f16_value(((const uint16_t *)beside)[k / 32]);
+  } else if (quants<FORMAT>::nibbles) {
+    quant_piece piece;
+    const uint32_t p = piece_of_run<FORMAT>(k / 16, to.which);
+    fetch_piece<FORMAT>(piece, row, beside, p);
+    to.raw[0] = piece.raw;
+    to.raw[1] = piece.bits;
+    to.scale = to.which ? piece.scale[1] : piece.scale[0];
+    to.offset = to.which ? piece.offset[1] : piece.offset[0];
+    to.shift = piece.shift;
   } else { /* rows are padded with zeros to whole 16 bytes */
     to.raw[0] = *(const uint4 *)(row + 2 * k);
     if (k + 8 < a.n_in) to.raw[1] = *(const uint4 *)(row + 2 * k + 16);
   }
-  if (FORMAT >= CUDA_Q8_0)
-    to.scale = f16_value(((const uint16_t *)a.weight.scales)[(uint64_t)column *
-                                                                 a.weight.scale_blocks + k / 32]);
 }
 
 template <int FORMAT, bool BF16>
-DEVICE void store_weights(uint16_t *to, const weight_piece &piece, uint32_t k) {
+DEVICE void store_weights(uint16_t *to, const weight_piece &piece) {
   uint4 *words = (uint4 *)to;
   if constexpr (FORMAT == (BF16 ? CUDA_BF16 : CUDA_F16)) {
     words[0] = piece.raw[0];
@@ -211,8 +245,9 @@ DEVICE void store_weights(uint16_t *to, const weight_piece &piece, uint32_t k) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       float w[4];
-      if (FORMAT == CUDA_Q4_0 && k % 32 != 0)
-        unpack4<FORMAT>(w, piece.raw[0], i + 4, piece.scale);
+      if constexpr (quants<FORMAT>::nibbles)
+        unpack_run<FORMAT>(w, piece.raw[0], piece.raw[1], piece.shift, piece.which, piece.scale,
+                           piece.offset, i);
       else
         unpack4<FORMAT>(w, piece.raw[FORMAT == CUDA_BF16 ? i / 2 : 0],
                         FORMAT == CUDA_BF16 ? i % 2 : i, piece.scale);
@@ -224,8 +259,8 @@ DEVICE void store_weights(uint16_t *to, const weight_piece &piece, uint32_t k) {
   }
 }
 
-/* out(SIZE, SIZE) of block (n_out / SIZE, n / SIZE), 2 SIZE threads: a thread moves half a row of 32
- * of both tiles; the warps are 2 x SIZE / 32, each with SIZE / 2 x 32 results. */
+/* out(SIZE, SIZE) of block (n_out / SIZE, n / SIZE), 2 SIZE threads: a thread moves half a row of
+ * 32 of both tiles; the warps are 2 x SIZE / 32, each with SIZE / 2 x 32 results. */
 template <int FORMAT, int SIZE> DEVICE void matmul_tile(const cuda_matmul_args &a) {
   const bool BF16 = HAS_BF16_MMA && FORMAT != CUDA_F16;
   const int MI = SIZE / 32, NI = 4;
@@ -253,7 +288,7 @@ template <int FORMAT, int SIZE> DEVICE void matmul_tile(const cuda_matmul_args &
     uint4 *to_x = (uint4 *)&tile_x[side][line][half];
     to_x[0] = make_uint4(halves[0], halves[1], halves[2], halves[3]);
     to_x[1] = make_uint4(halves[4], halves[5], halves[6], halves[7]);
-    store_weights<FORMAT, BF16>(&tile_w[side][line][half], next_w, half);
+    store_weights<FORMAT, BF16>(&tile_w[side][line][half], next_w);
     __syncthreads();
     if (k + TILE_DEPTH < a.n_in) {
       const uint32_t ahead = k + TILE_DEPTH + half;
@@ -307,6 +342,18 @@ TILE_KERNEL(q8_0, CUDA_Q8_0, 64)
 TILE_KERNEL(q8_0, CUDA_Q8_0, 128)
 TILE_KERNEL(q4_0, CUDA_Q4_0, 64)
 TILE_KERNEL(q4_0, CUDA_Q4_0, 128)
+TILE_KERNEL(q4_1, CUDA_Q4_1, 64)
+TILE_KERNEL(q4_1, CUDA_Q4_1, 128)
+TILE_KERNEL(q5_0, CUDA_Q5_0, 64)
+TILE_KERNEL(q5_0, CUDA_Q5_0, 128)
+TILE_KERNEL(q5_1, CUDA_Q5_1, 64)
+TILE_KERNEL(q5_1, CUDA_Q5_1, 128)
+TILE_KERNEL(q4_k, CUDA_Q4_K, 64)
+TILE_KERNEL(q4_k, CUDA_Q4_K, 128)
+TILE_KERNEL(q5_k, CUDA_Q5_K, 64)
+TILE_KERNEL(q5_k, CUDA_Q5_K, 128)
+TILE_KERNEL(q6_k, CUDA_Q6_K, 64)
+TILE_KERNEL(q6_k, CUDA_Q6_K, 128)
 
 /* ---- float32 ---- */
 

@@ -1,6 +1,7 @@
-/* Elementwise ops, rope, gather_rows, and the ops that take a whole row: a block a row, threads side
- * by side along it. All of them read and write each byte once, so that memory is their limit. */
-#include "common.cuh"
+/* Elementwise ops, rope, gather_rows, and the ops that take a whole row: a block a row, threads
+ * side by side along it. All of them read and write each byte once, so that memory is their limit.
+ */
+#include "quants.cuh"
 
 /* out(n, d), a(n, d), b(n, d), float32. Block (row, span). */
 KERNEL(binary, cuda_binary_args, CUDA_THREADS) {
@@ -71,23 +72,71 @@ KERNEL(rope, cuda_rope_args, CUDA_THREADS) {
   }
 }
 
+DEVICE float half_at(const uint8_t *from) {
+  return f16_value((uint16_t)(from[0] | from[1] << 8));
+}
+
+/* Element `at` of a block of 32: quants at `data`, and at `head` what pack.c lays beside the rows
+ * or, raw, what GGUF has before them (Q5_1's bits follow its scale and offset there). */
+DEVICE float small_block_element(const uint8_t *data, const uint8_t *head, uint32_t dtype, bool raw,
+                                 uint32_t at) {
+  const bool five = dtype == CUDA_Q5_0 || dtype == CUDA_Q5_1;
+  const uint8_t *d = five && !raw ? head + 4 : head;
+  const uint8_t *bits = !raw ? head : head + (dtype == CUDA_Q5_1 ? 4 : 2);
+  const float scale = half_at(d);
+  if (dtype == CUDA_Q8_0) return scale * (float)(int8_t)data[at];
+  uint32_t q = data[at % 16] >> (at < 16 ? 0 : 4) & 15u;
+  if (five) q |= (bits[at / 8] >> at % 8 & 1u) << 4;
+  const float offset = dtype == CUDA_Q4_0   ? -8.0f * scale
+                       : dtype == CUDA_Q5_0 ? -16.0f * scale
+                                            : half_at(d + 2);
+  return fmaf((float)q, scale, offset);
+}
+
+/* Element `at` of a block of 256, whose bytes begin at `data`; d of Q6_K apart. */
+DEVICE float super_block_element(const uint8_t *data, const uint8_t *d, uint32_t dtype,
+                                 uint32_t at) {
+  if (dtype == CUDA_Q6_K) {
+    const uint32_t part = at / 128, in = at % 128;
+    const uint32_t low = data[64 * part + in % 64] >> in / 64 * 4 & 15u;
+    const uint32_t high = data[128 + 32 * part + in % 32] >> in / 32 * 2 & 3u;
+    const float scale = half_at(d) * (float)(int8_t)data[192 + at / 16];
+    return fmaf((float)(low | high << 4), scale, -32.0f * scale);
+  }
+  const uint32_t group = at / 32; /* of 8 */
+  const uint8_t *quants_at = data + (dtype == CUDA_Q5_K ? 48 : 16);
+  uint32_t q = quants_at[group / 2 * 32 + at % 32] >> group % 2 * 4 & 15u;
+  if (dtype == CUDA_Q5_K) q |= (data[16 + at % 32] >> group & 1u) << 4;
+  uint32_t words[4];
+  for (int i = 0; i < 4; i++)
+    words[i] = (uint32_t)data[4 * i] | (uint32_t)data[4 * i + 1] << 8 |
+               (uint32_t)data[4 * i + 2] << 16 | (uint32_t)data[4 * i + 3] << 24;
+  float scale, offset;
+  k_scale(make_uint4(words[0], words[1], words[2], words[3]), group, scale, offset);
+  return fmaf((float)q, scale, offset);
+}
+
 /* Element `column` of a packed or GGUF row of a block format. */
 DEVICE float block_element(const cuda_weight &table, uint64_t row, uint64_t column) {
+  const uint32_t dtype = table.dtype;
+  const bool super = dtype >= CUDA_Q4_K;
+  const uint32_t n = super ? 256 : 32, beside = CUDA_SCALE_BYTES(dtype);
+  const uint32_t quant_bytes = CUDA_QUANT_BYTES(dtype);
+  const uint64_t block = column / n;
+  const uint32_t at = (uint32_t)(column % n);
   const uint8_t *data = (const uint8_t *)table.data + row * table.row_bytes;
-  const uint64_t block = column / 32;
-  const uint32_t at = column % 32, block_bytes = table.dtype == CUDA_Q8_0 ? 32 : 16;
-  float scale;
-  if (table.scales) {
-    scale = f16_value(((const uint16_t *)table.scales)[row * table.scale_blocks + block]);
-    data += block * block_bytes;
-  } else {
-    data += block * (block_bytes + 2);
-    scale = f16_value((uint16_t)(data[0] | data[1] << 8));
-    data += 2;
+  const uint8_t *scales =
+      (const uint8_t *)table.scales + row * table.scale_row_bytes + block * beside;
+  if (table.raw) {
+    data += block * CUDA_BLOCK_BYTES(dtype);
+    if (!super)
+      return small_block_element(data + CUDA_BLOCK_BYTES(dtype) - quant_bytes, data, dtype, true,
+                                 at);
+    return super_block_element(data, data + 208, dtype, at);
   }
-  if (table.dtype == CUDA_Q8_0) return scale * (float)(int8_t)data[at];
-  const uint32_t pair = data[at % 16];
-  return scale * (float)((int)(at < 16 ? pair & 15u : pair >> 4) - 8);
+  data += block * quant_bytes;
+  if (!super) return small_block_element(data, scales, dtype, false, at);
+  return super_block_element(data, scales, dtype, at);
 }
 
 /* out(n, d) = scale * table[ids[row]]; an id outside the table gives zeros. */
