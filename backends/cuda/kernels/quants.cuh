@@ -1,16 +1,16 @@
 /* Formats of 4 to 6 bits, as pack.c lays them out. All keep 16 nibbles in 16 bytes twice over: the
  * low nibbles are one run of 16 elements that follow each other, the high nibbles another. A piece
  * is such 16 bytes with what its two runs need: further bits, and for each run a scale and an
- * offset, value = quant * scale + offset.
+ * offset, value = (quant - less) * scale + offset.
  *
  *   format  elements of a block   row            beside the rows, a block
- *   Q4_0     32                   quants 16      f16 d                       offset -8 d
+ *   Q4_0     32                   quants 16      f16 d                       less 8
  *   Q4_1     32                   quants 16      f16 d, f16 m                offset m
- *   Q5_0     32                   quants 16      bits 4, f16 d, 2 unused     offset -16 d
+ *   Q5_0     32                   quants 16      bits 4, f16 d, 2 unused     less 16
  *   Q5_1     32                   quants 16      bits 4, f16 d, f16 m        offset m
  *   Q4_K    256                   f16 d, f16 m, 12 bytes of 6-bit scales, quants 128
  *   Q5_K    256                   the same head, bits 32, quants 128
- *   Q6_K    256                   quants 128, bits 64, 16 int8 scales;       f16 d, offset -32 d
+ *   Q6_K    256                   quants 128, bits 64, 16 int8 scales;       f16 d, less 32
  *
  * The order of elements is GGUF's (ggml's block structs). */
 #ifndef CUDA_KERNELS_QUANTS_CUH
@@ -23,6 +23,11 @@ template <int FORMAT> struct quants {
   static const bool super = FORMAT >= CUDA_Q4_K; /* blocks of 256 */
   /* Elements from the first run of a piece to the second. */
   static const int distance = FORMAT == CUDA_Q6_K ? 64 : super ? 32 : 16;
+  /* Subtracted from every quant; such formats have no offset. */
+  static const int less = FORMAT == CUDA_Q4_0   ? 8
+                          : FORMAT == CUDA_Q5_0 ? 16
+                          : FORMAT == CUDA_Q6_K ? 32
+                                                : 0;
   static const int scale_bytes = CUDA_SCALE_BYTES(FORMAT);
 };
 
@@ -96,21 +101,20 @@ DEVICE void fetch_piece(quant_piece &to, const char *row, const char *beside, ui
     to.bits = *(const uint4 *)(block + 128 + p % 8 / 4 * 32 + p % 2 * 16);
     to.shift = p % 4 / 2 * 2;
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
       to.scale[i] = d * (float)scales[4 * i];
-      to.offset[i] = -32.0f * to.scale[i];
-    }
+    to.offset[0] = to.offset[1] = 0.0f;
   } else {
     to.raw = __ldcs((const uint4 *)(row + (uint64_t)p * 16));
     const char *block = beside + (uint64_t)p * quants<FORMAT>::scale_bytes;
     if (FORMAT == CUDA_Q4_0) {
       to.scale[0] = f16_value(*(const uint16_t *)block);
-      to.offset[0] = -8.0f * to.scale[0];
+      to.offset[0] = 0.0f;
     } else {
       if (FORMAT != CUDA_Q4_1) to.bits.x = *(const uint32_t *)block;
       const uint32_t pair = *(const uint32_t *)(block + (FORMAT == CUDA_Q4_1 ? 0 : 4));
       to.scale[0] = half_of(pair, 0);
-      to.offset[0] = FORMAT == CUDA_Q5_0 ? -16.0f * to.scale[0] : half_of(pair, 1);
+      to.offset[0] = half_of(pair, 1);
     }
     to.scale[1] = to.scale[0];
     to.offset[1] = to.offset[0];
@@ -128,6 +132,7 @@ DEVICE float byte_value(uint32_t word, int i, float less = 0.0f) {
 template <int FORMAT>
 DEVICE void unpack_run(float to[4], const uint4 &raw, const uint4 &more, uint32_t shift,
                        uint32_t which, float scale, float offset, int part) {
+  const float less = (float)quants<FORMAT>::less;
   uint32_t q = word_of(raw, part) >> 4 * which & 0x0f0f0f0fu;
   if (FORMAT == CUDA_Q5_0 || FORMAT == CUDA_Q5_1) { /* four bits to the four bytes */
     const uint32_t bits = more.x >> (16 * which + 4 * (uint32_t)part) & 15u;
@@ -139,7 +144,7 @@ DEVICE void unpack_run(float to[4], const uint4 &raw, const uint4 &more, uint32_
   }
 #pragma unroll
   for (int i = 0; i < 4; i++)
-    to[i] = fmaf(byte_value(q, i), scale, offset);
+    to[i] = less > 0 ? byte_value(q, i, less) * scale : fmaf(byte_value(q, i), scale, offset);
 }
 
 #endif
