@@ -91,6 +91,22 @@ static const char *path_name(const consort_generate_result *result) {
   return result->kv_path == CONSORT_KV_SHARED ? "shared" : "peer";
 }
 
+/* Empty unless --stats had ops timed and a device can. */
+static json_t *op_times_json(const consort_session *session) {
+  consort_op_time *times = NULL;
+  size_t n = 0;
+  json_t *list = json_array();
+  if (consort_session_op_times(session, &times, &n, NULL) != CS_OK) return list;
+  for (size_t i = 0; i < n; i++)
+    json_array_append_new(
+        list, json_pack("{so so sb sb sI so so}", "op", cli_json_string(times[i].op), "device",
+                        cli_json_string(times[i].device), "prefill", (int)times[i].prefill,
+                        "decode", (int)times[i].decode, "count", (json_int_t)times[i].count, "ms",
+                        cli_json_number(times[i].ms), "share", cli_json_number(times[i].share)));
+  consort_free(times);
+  return list;
+}
+
 static int print_json(const consort_session *session, const consort_generate_result *result) {
   json_t *tokens = json_array();
   for (uint32_t i = 0; i < result->n_tokens; i++)
@@ -101,7 +117,7 @@ static int print_json(const consort_session *session, const consort_generate_res
       "pieces", (json_int_t)result->kv_pieces, "verified", (int)result->kv_verified, "path",
       path_name(result), "direct_pieces", (json_int_t)result->kv_direct);
   return cli_print_json(
-      json_pack("{so so ss so si so so s{so so} s{so so} so so so}", "text",
+      json_pack("{so so ss so si so so s{so so} s{so so} so so so so}", "text",
                 cli_json_text(result->text, result->text_bytes), "tokens", tokens, "finish",
                 finish_name(result->finish), "logprobs", logprobs_json(result), "prompt_tokens",
                 (int)result->n_prompt_tokens, "ttft_ms", cli_json_number(result->ttft_ms),
@@ -110,7 +126,8 @@ static int print_json(const consort_session *session, const consort_generate_res
                 cli_json_number(result->prefill_tokens_per_s), "decode", "device",
                 cli_json_string(consort_session_decode(session)), "tokens_per_s",
                 cli_json_number(result->decode_tokens_per_s), "kv_transfer", transfer, "fallbacks",
-                fallbacks_json(session), "plan", cli_json_string(consort_session_reason(session))));
+                fallbacks_json(session), "op_times", op_times_json(session), "plan",
+                cli_json_string(consort_session_reason(session))));
 }
 
 static void print_fallbacks(const consort_session *session) {
@@ -125,6 +142,21 @@ static void print_fallbacks(const consort_session *session) {
             fallback.asked_device, cli_format_bytes(fallback.bytes_per_token, bytes),
             fallback.reason);
   }
+}
+
+static void print_op_times(const consort_session *session) {
+  consort_op_time *times = NULL;
+  size_t n = 0;
+  if (consort_session_op_times(session, &times, &n, NULL) != CS_OK) return;
+  for (size_t i = 0; i < n; i++) {
+    const bool first =
+        i == 0 || times[i].device != times[i - 1].device || times[i].decode != times[i - 1].decode;
+    const char *work = !times[i].decode ? "prefill" : !times[i].prefill ? "decode" : "all";
+    if (first) fprintf(stderr, "  %-12s %s, %s\n", "device time", times[i].device, work);
+    fprintf(stderr, "  %-12s %-16s %8.2f ms %5.1f %%  %8llu times\n", "", times[i].op, times[i].ms,
+            100 * times[i].share, (unsigned long long)times[i].count);
+  }
+  consort_free(times);
 }
 
 static void print_stats(const consort_session *session, const consort_generate_result *result) {
@@ -145,6 +177,7 @@ static void print_stats(const consort_session *session, const consort_generate_r
             result->kv_exposed_ms);
   }
   print_fallbacks(session);
+  print_op_times(session);
 }
 
 /* ---- the run ---- */
@@ -200,6 +233,7 @@ static int run_model(run_flags *flags, consort_runtime *runtime) {
   cli_placement placement = flags->placement;
   placement.n_prompt_tokens = count_tokens(model, flags->prompt);
   placement.n_output_tokens = flags->n_tokens;
+  placement.profile = flags->stats;
   consort_session *session;
   int status = cli_session_create(runtime, model, flags->path, &placement, &session);
   if (status == CLI_DONE) {
@@ -222,8 +256,8 @@ static bool parse(run_flags *flags, int argc, char **argv, int *status) {
       {"ctx", 0, CLI_OPTION_COUNT, &flags->placement.n_context, "N",
        "context in tokens (the model's own, at most 4096)", 1, UINT32_MAX, NULL},
       CLI_SAMPLING_OPTIONS(&flags->sampling),
-      {"stats", 0, CLI_OPTION_FLAG, &flags->stats, NULL, "print times and KV transfer at the end",
-       0, 0, NULL},
+      {"stats", 0, CLI_OPTION_FLAG, &flags->stats, NULL,
+       "print times, KV transfer and the time of each op at the end", 0, 0, NULL},
       {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},
   };
   const cli_operand operands[] = {{.name = "MODEL", .value = &flags->path}};

@@ -74,6 +74,7 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
       .n_prompt_tokens = placement->n_prompt_tokens,
       .n_output_tokens = placement->n_output_tokens,
       .secret_file = placement->secret_file,
+      .profile = placement->profile,
   };
   cs_error error = CS_ERROR_INIT;
   if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;

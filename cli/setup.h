@@ -24,6 +24,7 @@ typedef struct cli_placement {
   uint32_t n_sequences;
   uint32_t n_prompt_tokens; /* for the planner; 0: its usual ones */
   uint32_t n_output_tokens;
+  bool profile; /* have ops timed */
 } cli_placement;
 
 #define CLI_MAX_THREADS 4096

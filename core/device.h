@@ -86,6 +86,15 @@ cs_status cs_program_create(cs_device *device, const cs_op *ops, uint32_t n_ops,
 void cs_program_destroy(cs_program *program);
 cs_status cs_program_launch(cs_stream *stream, cs_program *program, cs_error *error);
 
+/* ---- times of ops: core/profile.c ---- */
+
+/* Whether streams of this device can time their ops. */
+bool cs_device_times_ops(const cs_device *device);
+cs_status cs_stream_profile_enable(cs_stream *stream, bool on, cs_error *error);
+/* At most `capacity` records of ops that have run, oldest first, each once. */
+cs_status cs_stream_profile_read(cs_stream *stream, cs_op_time *out, uint32_t capacity,
+                                 uint32_t *n_read, cs_error *error);
+
 /* ---- memory of another device: core/peer.c ---- */
 
 /* Whether cs_stream_peer_copy on a stream of `from` may write to memory of `to`. */

@@ -51,7 +51,10 @@ cs_status cs_executor_revive(cs_executor *executor, cs_error *error) {
     cs_lane *lane = &executor->lanes[place];
     if (!lane->device || lane->stream) continue;
     const cs_status status = start_lane(lane, executor->lanes[!place].own_value, error);
-    if (status == CS_OK) continue;
+    if (status == CS_OK) {
+      cs_profile_start(&executor->profile, lane);
+      continue;
+    }
     cs_executor_drop_streams(executor, NULL);
     return status;
   }
@@ -150,6 +153,11 @@ cs_status cs_executor_create(const cs_executor_options *options, cs_executor **o
   }
   cs_executor *executor = calloc(1, sizeof *executor);
   if (!executor) return no_memory(error);
+  if (pthread_mutex_init(&executor->profile.mutex, NULL) != 0) {
+    free(executor);
+    return no_memory(error);
+  }
+  executor->profile.on = options->profile;
   executor->placement = options->placement;
   executor->resolve = options->resolve;
   executor->user = options->user;
@@ -183,5 +191,6 @@ void cs_executor_destroy(cs_executor *executor) {
   }
   free(executor->ops);
   free(executor->slots);
+  pthread_mutex_destroy(&executor->profile.mutex);
   free(executor);
 }

@@ -61,6 +61,7 @@ typedef struct cs_executor_options {
   cs_resolve_fn resolve;
   void *user;
   bool prefer_program; /* record segments where the device can do both */
+  bool profile;        /* sum up the times of ops where devices offer them */
   uint64_t timeout_us; /* deadline of one step; 0: 60 s */
 } cs_executor_options;
 
@@ -68,6 +69,15 @@ typedef struct cs_executor_options {
 cs_status cs_executor_create(const cs_executor_options *options, cs_executor **out,
                              cs_error *error);
 void cs_executor_destroy(cs_executor *executor);
+
+/* What the ops of one kind took on a device, by its own clock. */
+typedef struct cs_op_total {
+  uint64_t count;
+  uint64_t ns;
+} cs_op_total;
+/* The sums over all steps that have ended on the primary (0) or fallback (1) device, by op id; zero
+ * where nothing was timed. Free-threaded. */
+void cs_executor_op_totals(cs_executor *executor, uint32_t device, cs_op_total out[CS_OP_LIMIT]);
 
 /* Binds a list to memory: the same ops as the largest, or a leading part of them, with smaller
  * extents. What the largest list gives out (CS_VALUE_OUTPUT) a later one may keep as an activation.

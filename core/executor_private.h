@@ -2,6 +2,8 @@
 #ifndef CORE_EXECUTOR_PRIVATE_H
 #define CORE_EXECUTOR_PRIVATE_H
 
+#include <pthread.h>
+
 #include "core/cut.h"
 #include "core/executor.h"
 #include "core/placement_private.h"
@@ -17,6 +19,13 @@ typedef struct cs_lane {
   cs_buffer *inputs;     /* step inputs; NULL when no op here reads any */
   cs_buffer *workspace;  /* NULL when no op here asked for any */
 } cs_lane;
+
+/* Sums of op times; core/profile.c. */
+typedef struct cs_profile {
+  bool on;
+  pthread_mutex_t mutex;
+  cs_op_total totals[CS_N_PLACES][CS_OP_LIMIT]; /* under the mutex */
+} cs_profile;
 
 /* A value of the largest list, as every later list must fit it. */
 typedef struct cs_slot {
@@ -39,6 +48,7 @@ struct cs_executor {
   uint64_t input_bytes;
   cs_step *running; /* the step whose last run has not been waited for */
   bool stuck;       /* a step never ended: its work may still touch the arenas */
+  cs_profile profile;
 };
 
 /* One piece as it runs. */
@@ -90,6 +100,13 @@ cs_status cs_executor_revive(cs_executor *executor, cs_error *error);
 /* Ends all work on the streams and drops them. With a reason, whoever still waits for a signal of
  * theirs is told so. */
 void cs_executor_drop_streams(cs_executor *executor, const cs_error *reason);
+
+/* ---- core/profile.c ---- */
+
+/* Switches times on for a lane's new stream, where the device has them. */
+void cs_profile_start(cs_profile *profile, cs_lane *lane);
+/* Adds what has run. After a wait for it. */
+void cs_profile_collect(cs_profile *profile, uint32_t place, cs_lane *lane);
 
 /* ---- core/step_bind.c ---- */
 

@@ -380,6 +380,7 @@ cs_status cs_step_wait(cs_step *step, cs_error *error) {
     const cs_status end = cs_semaphore_wait(lane->own, lane->own_value, left_us(step), &failure);
     uint64_t reached = 0;
     if (end == CS_TIMEOUT && cs_semaphore_query(lane->own, &reached, NULL) == CS_OK) late = true;
+    if (end == CS_OK) cs_profile_collect(&executor->profile, place, lane);
     if (end == CS_OK || status != CS_OK) continue;
     status = end;
     *error = failure;

@@ -30,6 +30,7 @@ static cs_worker_spec spec_for(const consort_session *session,
                           .fallback = options->fallback,
                           .n_threads = options->n_threads,
                           .deterministic = options->deterministic != 0,
+                          .profile = options->profile != 0,
                           .step_timeout_us = tuning->step_timeout_us};
 }
 

@@ -97,6 +97,7 @@ cs_status cs_worker_build(cs_runtime *runtime, const cs_worker_spec *spec, cs_wo
                  .n_context = spec->n_context,
                  .n_sequences = spec->n_sequences ? spec->n_sequences : 1,
                  .n_batch = spec->n_batch ? spec->n_batch : CS_WORKER_DEFAULT_BATCH,
+                 .profile = spec->profile,
                  .step_timeout_us = spec->step_timeout_us ? spec->step_timeout_us
                                                           : CS_WORKER_DEFAULT_STEP_TIMEOUT_US},
       .number = spec->number,

@@ -22,6 +22,7 @@ typedef struct cs_worker_spec {
   uint32_t fallback;    /* CONSORT_FALLBACK_* */
   uint32_t n_threads;   /* for host cores; 0: all */
   bool deterministic;
+  bool profile; /* time ops where devices can */
   uint64_t step_timeout_us; /* 0: CS_WORKER_DEFAULT_STEP_TIMEOUT_US */
 } cs_worker_spec;
 

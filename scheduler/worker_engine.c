@@ -217,6 +217,10 @@ cs_device *cs_engine_device(const cs_engine *engine, uint32_t device) {
   return device == 0 ? engine->options.primary : engine->options.fallback;
 }
 
+void cs_engine_op_totals(const cs_engine *engine, uint32_t device, cs_op_total out[CS_OP_LIMIT]) {
+  cs_executor_op_totals(engine->executor, device, out);
+}
+
 cs_kv_cache *cs_engine_cache(const cs_engine *engine) {
   return engine->cache;
 }
@@ -408,6 +412,7 @@ cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *
                                         .largest = engine->largest,
                                         .resolve = resolve,
                                         .user = engine,
+                                        .profile = options->profile,
                                         .timeout_us = options->step_timeout_us};
   status = cs_executor_create(&executor, &engine->executor, error);
   return status ? status : warm_up(engine, error);

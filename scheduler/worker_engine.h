@@ -26,6 +26,7 @@ typedef struct cs_engine_options {
   uint32_t n_batch;         /* tokens a prefill step */
   uint64_t step_timeout_us; /* 0: the executor's own */
   bool pad_shapes;          /* as always for a device that only replays recorded programs */
+  bool profile;             /* time ops where devices can */
 } cs_engine_options;
 
 /* Decides what runs where; loads nothing. CS_UNSUPPORTED names the op that no device runs. */
@@ -36,6 +37,8 @@ void cs_engine_destroy(cs_engine *engine);
 uint64_t cs_engine_needed_bytes(const cs_engine *engine, uint32_t device);
 const cs_placement *cs_engine_placement(const cs_engine *engine);
 cs_device *cs_engine_device(const cs_engine *engine, uint32_t device); /* borrowed; may be NULL */
+/* cs_executor_op_totals of a loaded engine. Free-threaded. */
+void cs_engine_op_totals(const cs_engine *engine, uint32_t device, cs_op_total out[CS_OP_LIMIT]);
 
 /* Loads weights and makes cache and executor. Once, before the first batch. */
 cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *user,

@@ -68,6 +68,7 @@ extern const cs_external_memory_table cpu_external_table;
 /* stream.c */
 extern const cs_stream_table cpu_stream_table;
 extern const cs_semaphore_table cpu_semaphore_table;
+extern const cs_profile_table cpu_profile_table;
 /* execute.c */
 extern const cs_capability_table cpu_capability_table;
 extern const cs_eager_table cpu_eager_table;
@@ -82,6 +83,7 @@ void cpu_memory_destroy(cs_plugin_device *device, cs_plugin_memory *memory);
 /* Commands of the queue get the stream's device as their context. */
 cs_sdk_queue *cpu_stream_queue(cs_plugin_stream *stream);
 cs_plugin_device *cpu_stream_device(cs_plugin_stream *stream);
+cs_sdk_op_log *cpu_stream_log(cs_plugin_stream *stream);
 /* Frees what the commands of execute.c own. */
 void cpu_release_command(void *context, cs_sdk_command command, void *payload);
 

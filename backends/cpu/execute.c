@@ -38,6 +38,7 @@ struct cs_plugin_program {
 typedef struct ops_command {
   cs_sdk_ops *ops;
   cs_plugin_memory *workspace;
+  cs_sdk_op_log *log; /* the stream's, retained */
 } ops_command;
 
 /* ---- checks ---- */
@@ -191,7 +192,9 @@ static cs_status run_ops(void *context, void *payload, cs_error *error) {
   for (uint32_t i = 0; i < command->ops->n_ops; i++) {
     const cs_op *op = &command->ops->ops[i];
     pthread_mutex_lock(&device->turn);
+    const uint64_t begin_ns = cs_sdk_op_log_begin(command->log);
     const cs_status status = op_entries[op->id]->run(&run, op, error);
+    cs_sdk_op_log_end(command->log, op->id, begin_ns);
     pthread_mutex_unlock(&device->turn);
     if (status == CS_OK) continue;
     error->op_index = (int32_t)i;
@@ -202,15 +205,21 @@ static cs_status run_ops(void *context, void *payload, cs_error *error) {
 
 void cpu_release_command(void *context, cs_sdk_command command, void *payload) {
   (void)context;
-  if (command == run_ops) cs_sdk_ops_release(((ops_command *)payload)->ops);
+  if (command != run_ops) return;
+  cs_sdk_ops_release(((ops_command *)payload)->ops);
+  cs_sdk_op_log_release(((ops_command *)payload)->log);
 }
 
 static cs_status push_ops(cs_plugin_stream *stream, cs_sdk_ops *ops, cs_plugin_memory *workspace,
                           cs_error *error) {
-  const ops_command command = {.ops = ops, .workspace = workspace};
+  const ops_command command = {.ops = ops, .workspace = workspace, .log = cpu_stream_log(stream)};
+  cs_sdk_op_log_retain(command.log);
   const cs_status status =
       cs_sdk_queue_push(cpu_stream_queue(stream), run_ops, &command, sizeof command, error);
-  if (status != CS_OK) cs_sdk_ops_release(ops);
+  if (status != CS_OK) {
+    cs_sdk_ops_release(ops);
+    cs_sdk_op_log_release(command.log);
+  }
   return status;
 }
 

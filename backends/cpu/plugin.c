@@ -18,6 +18,8 @@ static const void *cpu_table(uint32_t id, uint32_t revision) {
     return &cpu_eager_table;
   case CS_TABLE_PROGRAM:
     return &cpu_program_table;
+  case CS_TABLE_PROFILE:
+    return &cpu_profile_table;
   case CS_TABLE_EXTERNAL_MEMORY:
     return &cpu_external_table;
   case CS_TABLE_PEER:

@@ -9,6 +9,7 @@
 struct cs_plugin_stream {
   cs_plugin_device *device;
   cs_sdk_queue *queue;
+  cs_sdk_op_log *log;
 };
 
 typedef struct copy_command {
@@ -26,6 +27,10 @@ cs_plugin_device *cpu_stream_device(cs_plugin_stream *stream) {
   return stream->device;
 }
 
+cs_sdk_op_log *cpu_stream_log(cs_plugin_stream *stream) {
+  return stream->log;
+}
+
 static void start_on_core(void *context) {
   const cs_plugin_device *device = context;
   if (device->cores) cpu_pin_thread(device->cores[0]);
@@ -40,8 +45,10 @@ static cs_status cpu_stream_create(cs_plugin_device *device, cs_plugin_stream **
   const cs_sdk_queue_options options = {
       .context = device, .release = cpu_release_command, .start = start_on_core};
   stream->device = device;
-  stream->queue = cs_sdk_queue_create(host, &options);
+  stream->log = cs_sdk_op_log_create(host);
+  stream->queue = stream->log ? cs_sdk_queue_create(host, &options) : NULL;
   if (!stream->queue) {
+    cs_sdk_op_log_release(stream->log);
     host->deallocate(host->context, stream);
     return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a stream's thread");
   }
@@ -52,6 +59,7 @@ static cs_status cpu_stream_create(cs_plugin_device *device, cs_plugin_stream **
 static void cpu_stream_destroy(cs_plugin_stream *stream) {
   if (!stream) return;
   cs_sdk_queue_destroy(stream->queue);
+  cs_sdk_op_log_release(stream->log);
   const cs_host *host = stream->device->host;
   host->deallocate(host->context, stream);
 }
@@ -141,6 +149,28 @@ static cs_status cpu_stream_peer_copy(cs_plugin_stream *stream, cs_plugin_device
   (void)to_device;
   return cpu_stream_copy(stream, to, to_offset, from, from_offset, bytes, error);
 }
+
+/* ---- times of ops ---- */
+
+static cs_status cpu_stream_profile_enable(cs_plugin_stream *stream, uint32_t on, cs_error *error) {
+  (void)error;
+  cs_sdk_op_log_enable(stream->log, on);
+  return CS_OK;
+}
+
+static cs_status cpu_stream_profile_read(cs_plugin_stream *stream, cs_op_time *out,
+                                         uint32_t capacity, uint32_t stride, uint32_t *n_read,
+                                         cs_error *error) {
+  (void)error;
+  *n_read = cs_sdk_op_log_read(stream->log, out, capacity, stride);
+  return CS_OK;
+}
+
+const cs_profile_table cpu_profile_table = {
+    .struct_size = sizeof(cs_profile_table),
+    .stream_profile_enable = cpu_stream_profile_enable,
+    .stream_profile_read = cpu_stream_profile_read,
+};
 
 /* ---- semaphores: the SDK's timeline under the ABI's name ---- */
 

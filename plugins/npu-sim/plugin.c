@@ -114,6 +114,8 @@ static const void *table(uint32_t id, uint32_t revision) {
     return &cs_sdk_semaphore_table;
   case CS_TABLE_CAPABILITY:
     return &npu_capability_table;
+  case CS_TABLE_PROFILE:
+    return &cs_sdk_profile_table;
   case CS_TABLE_EXTERNAL_MEMORY:
     return &npu_external_table;
   case CS_TABLE_PROGRAM: /* and no eager table: the chip runs what it has recorded */

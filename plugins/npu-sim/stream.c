@@ -78,8 +78,11 @@ static cs_status run(cs_plugin_stream *stream, const cs_sdk_ops *ops, cs_plugin_
   npu_memory_open(&device->memory);
   const npu_run at = {.base = device->memory.base,
                       .workspace = workspace ? device->memory.base + workspace->offset : NULL};
-  for (uint32_t i = 0; i < ops->n_ops; i++)
+  for (uint32_t i = 0; i < ops->n_ops; i++) {
+    const uint64_t begin_ns = cs_sdk_op_log_begin(stream->sdk.log);
     recorded->kernels[i](&at, &ops->ops[i]);
+    cs_sdk_op_log_end(stream->sdk.log, ops->ops[i].id, begin_ns);
+  }
   npu_memory_close(&device->memory);
   return CS_OK;
 }

@@ -52,6 +52,7 @@ static cs_status enqueue_signal(void *context, cs_sdk_timeline *timeline, uint64
 static void finish(void *context) {
   const cs_host *host = cs_sdk_stream_of(context)->host;
   if (driver_of(context)->finish) driver_of(context)->finish(context);
+  cs_sdk_op_log_release(cs_sdk_stream_of(context)->log);
   host->deallocate(host->context, context);
 }
 
@@ -63,8 +64,14 @@ static cs_status stream_create(cs_plugin_device *device, cs_plugin_stream **out,
   if (!stream) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a stream");
   memset(stream, 0, driver->stream_bytes);
   *cs_sdk_stream_of(stream) = (cs_sdk_stream){.host = host, .driver = driver, .device = device};
-  const cs_status status = driver->start ? driver->start(stream, error) : CS_OK;
+  cs_sdk_stream_of(stream)->log = cs_sdk_op_log_create(host);
+  cs_status status = CS_OK;
+  if (!cs_sdk_stream_of(stream)->log)
+    status = cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a stream");
+  else if (driver->start)
+    status = driver->start(stream, error);
   if (status != CS_OK) {
+    cs_sdk_op_log_release(cs_sdk_stream_of(stream)->log);
     host->deallocate(host->context, stream);
     return status;
   }

@@ -105,6 +105,17 @@ class Commands(unittest.TestCase):
         self.assertLessEqual(len(result["tokens"]), 4)
         self.assertEqual(result["prompt_tokens"], len(run_json("tokenize", self.model, "Hi")["tokens"]))
 
+    def test_stats_have_the_device_time_their_ops(self) -> None:
+        arguments = ("run", self.model, "-p", "Hi", "-n", "4", "--temp", "0", *self.placed())
+        self.assertEqual(run_json(*arguments)["op_times"], [])
+        times = run_json(*arguments, "--stats")["op_times"]
+        self.assertEqual([t["ms"] for t in times], sorted((t["ms"] for t in times), reverse=True))
+        self.assertAlmostEqual(sum(t["share"] for t in times), 1, places=6)
+        by_op = {t["op"]: t for t in times}
+        self.assertGreater(by_op["matmul"]["count"], by_op["attention_paged"]["count"])
+        self.assertEqual((by_op["matmul"]["device"], by_op["matmul"]["decode"]), (self.device, True))
+        self.assertIn("device time", run(*arguments, "--stats").stderr)
+
     def test_run_streams_the_same_text_that_json_holds(self) -> None:
         arguments = ["run", self.model, "-p", "Hi", "-n", "8", "--temp", "0.9", "--seed", "7", *self.placed()]
         done = run(*arguments)

@@ -103,6 +103,7 @@ static cs_status run(cs_plugin_stream *stream, const cs_sdk_ops *ops, cs_plugin_
   (void)workspace;
   assert_ptr_equal(work, stream->record);
   for (uint32_t i = 0; i < ops->n_ops; i++, stream->record->n_run++) {
+    cs_sdk_op_log_end(stream->sdk.log, ops->ops[i].id, cs_sdk_op_log_begin(stream->sdk.log));
     if (i != stream->record->fail_at) continue;
     cs_sdk_error(error, CS_FAILED, 7, "op %u broke", i);
     error->op_index = (int32_t)i;
@@ -373,6 +374,35 @@ static void programs_are_derived_from_eager_ops(void **state) {
   rig_close(&r);
 }
 
+static void ops_are_timed_while_that_is_on(void **state) {
+  (void)state;
+  rig r;
+  cs_op_time times[4];
+  uint32_t n = 9;
+  rig_open(&r, &prepared);
+  for (int i = 0; i < 4; i++)
+    times[i] = (cs_op_time){.struct_size = sizeof times[i]};
+  assert_int_equal(enqueue(&r, NULL), CS_OK);
+  assert_int_equal(settle(&r, NULL), CS_OK);
+  cs_sdk_profile_table.stream_profile_enable(r.stream, 1, NULL);
+  for (int i = 0; i < 300; i++) /* the log grows */
+    assert_int_equal(enqueue(&r, NULL), CS_OK);
+  assert_int_equal(settle(&r, NULL), CS_OK);
+  cs_sdk_profile_table.stream_profile_enable(r.stream, 0, NULL);
+  assert_int_equal(enqueue(&r, NULL), CS_OK);
+  assert_int_equal(settle(&r, NULL), CS_OK);
+  uint32_t total = 0;
+  for (uint64_t last_ns = 0; n > 0; total += n) {
+    cs_sdk_profile_table.stream_profile_read(r.stream, times, 4, sizeof times[0], &n, NULL);
+    for (uint32_t i = 0; i < n; last_ns = times[i++].end_ns) {
+      assert_int_equal(times[i].op_id, CS_OP_ADD);
+      assert_true(times[i].begin_ns >= last_ns && times[i].end_ns >= times[i].begin_ns);
+    }
+  }
+  assert_int_equal(total, 900);
+  rig_close(&r);
+}
+
 static void a_query_from_a_newer_host_is_answered_no(void **state) {
   (void)state;
   rig r;
@@ -425,6 +455,7 @@ int main(void) {
       cmocka_unit_test(eager_ops_are_derived_from_programs),
       cmocka_unit_test(a_derived_program_is_destroyed_when_its_launch_fails),
       cmocka_unit_test(programs_are_derived_from_eager_ops),
+      cmocka_unit_test(ops_are_timed_while_that_is_on),
       cmocka_unit_test(a_query_from_a_newer_host_is_answered_no),
       cmocka_unit_test(operand_checks_say_what_is_wrong),
   };

@@ -233,7 +233,7 @@ typedef struct consort_session_options {
   uint32_t n_sequences;     /* that may be decoded at once, each of n_context tokens; 0: 1 */
   uint32_t n_prompt_tokens; /* what a request is expected to be, for the planner; 0: 512 */
   uint32_t n_output_tokens; /* likewise; 0: 128 */
-  uint32_t reserved;
+  uint32_t profile;         /* 1: time each op, where devices can (consort_session_op_times) */
   /* Holds the secret of workers in other processes; NULL: the environment variable
    * CONSORT_SECRET, or none. */
   const char *secret_file;
@@ -261,6 +261,23 @@ typedef struct consort_fallback {
 CONSORT_API size_t consort_session_n_fallbacks(const consort_session *session);
 CONSORT_API cs_status consort_session_fallback(const consort_session *session, size_t index,
                                                consort_fallback *out, cs_error *error);
+
+/* What the ops of one kind have taken on one device so far, by the device's own clock. */
+typedef struct consort_op_time {
+  uint32_t struct_size;
+  uint32_t prefill; /* 1: of the worker that prefills */
+  uint32_t decode;  /* 1: of the one that decodes, which may be the same */
+  uint32_t reserved;
+  const char *op; /* borrowed from the session, like the device's name */
+  const char *device;
+  uint64_t count;
+  double ms;
+  double share; /* of the time of all ops of that worker on that device */
+} consort_op_time;
+/* By worker and device, the longest first; none where no device times its ops. *out (n): free with
+ * consort_free. */
+CONSORT_API cs_status consort_session_op_times(const consort_session *session,
+                                               consort_op_time **out, size_t *n, cs_error *error);
 
 /* Text comes in whole UTF-8 characters, NUL-terminated. What may be the beginning of a stop string
  * is kept back until it is known not to be one; token is -1 where only such text comes, after the

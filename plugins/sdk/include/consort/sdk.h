@@ -129,6 +129,23 @@ cs_status cs_sdk_queue_wait(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint
 cs_status cs_sdk_queue_signal(cs_sdk_queue *queue, cs_sdk_timeline *timeline, uint64_t value,
                               cs_error *error);
 
+/* ---- times of ops, for the profile table ---- */
+
+/* A stream's; shared by reference count between the stream and what it has still to run. */
+typedef struct cs_sdk_op_log cs_sdk_op_log;
+
+cs_sdk_op_log *cs_sdk_op_log_create(const cs_host *host); /* off; NULL when out of memory */
+void cs_sdk_op_log_retain(cs_sdk_op_log *log);
+void cs_sdk_op_log_release(cs_sdk_op_log *log);
+void cs_sdk_op_log_enable(cs_sdk_op_log *log, uint32_t on);
+/* Around each op, on the thread that runs it, when the op is over as `end` is called. `begin` is 0
+ * while the log is off, and `end` then does nothing. Nanoseconds of the monotonic clock. */
+uint64_t cs_sdk_op_log_begin(cs_sdk_op_log *log);
+void cs_sdk_op_log_end(cs_sdk_op_log *log, uint32_t op_id, uint64_t begin_ns);
+/* As stream_profile_read; returns how many records were given. */
+uint32_t cs_sdk_op_log_read(cs_sdk_op_log *log, cs_op_time *out, uint32_t capacity,
+                            uint32_t stride);
+
 /* ---- ops ---- */
 
 /* "matmul" for CS_OP_MATMUL; "?" outside the op table. */

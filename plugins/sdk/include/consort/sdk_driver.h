@@ -28,6 +28,7 @@ typedef struct cs_sdk_stream {
   const cs_sdk_driver *driver;
   cs_plugin_device *device; /* not in `finish`: it may be closed by then */
   cs_sdk_queue *queue;      /* for commands of the plugin's own */
+  cs_sdk_op_log *log;       /* for `run`, where cs_sdk_profile_table is handed out */
 } cs_sdk_stream;
 
 /* A copy or a fill within memory that check_range has passed; never of 0 bytes. What a command does
@@ -102,6 +103,8 @@ extern const cs_semaphore_table cs_sdk_semaphore_table;
 extern const cs_stream_table cs_sdk_stream_table;
 extern const cs_eager_table cs_sdk_eager_table;
 extern const cs_program_table cs_sdk_program_table;
+/* For drivers whose `run` is done when it returns and notes each op in the stream's log. */
+extern const cs_profile_table cs_sdk_profile_table;
 
 static inline cs_sdk_device *cs_sdk_device_of(const cs_plugin_device *device) {
   return (cs_sdk_device *)(void *)(uintptr_t)device;
