@@ -31,7 +31,8 @@ struct cs_sending {
   uint32_t n_blocks;
   struct send_job *end; /* made at the beginning, so that ending cannot fail; NULL once queued */
   atomic_int cancelled;
-  uint64_t n_pieces; /* what follows is the sender thread's */
+  bool direct_failed; /* what follows is the sender thread's */
+  uint64_t n_pieces;
   uint64_t first_us;
   cs_status status;
   cs_error error;
@@ -153,6 +154,16 @@ static cs_buffer *take_berth(cs_sender *sender, const cs_port *port, send_job *j
   return berth.target;
 }
 
+/* Its path is not to be used again, and this piece goes the staged way. */
+static void leave_berth(send_job *job) {
+  job->again = true;
+  if (!job->place) return;
+  cs_dock_fail(job->sending->dock, job->place);
+  cs_dock_give(job->sending->dock, job->place);
+  job->sending->direct_failed = true;
+  job->place = 0;
+}
+
 static cs_status gather(cs_sender *sender, send_port *port, uint32_t slot, send_job *job,
                         cs_error *error) {
   const cs_port_range range = range_of(job);
@@ -160,16 +171,18 @@ static cs_status gather(cs_sender *sender, send_port *port, uint32_t slot, send_
   return cs_port_gather(port->port, slot, &range, job->ready, job->value, target, error);
 }
 
-/* The piece that did not get to its berth, or was broken off with one that did not. */
+/* A piece that did not get to its berth, or was broken off with one that did not. One that hangs
+ * has used up its time, and a lost device stays lost. */
+static bool may_try_again(const send_job *job, cs_status status) {
+  if (!status || status == CS_TIMEOUT || status == CS_DEVICE_LOST || skipped(job->sending))
+    return false;
+  return job->place || job->sending->direct_failed;
+}
+
 static cs_status gather_again(cs_sender *sender, send_port *port, uint32_t slot, send_job *job,
                               const void **wire, uint64_t *sum, cs_error *error) {
   cs_sending *const sending = job->sending;
-  if (job->place) {
-    cs_dock_fail(sending->dock, job->place);
-    cs_dock_give(sending->dock, job->place);
-  }
-  job->place = 0;
-  job->again = true;
+  leave_berth(job);
   const cs_status status = gather(sender, port, slot, job, error);
   return status ? status
                 : cs_port_finish_gather(port->port, slot, sending->wait_us, wire, sum, error);
@@ -184,11 +197,14 @@ static void finish_slot(cs_sender *sender, send_port *port, uint32_t slot) {
   const void *wire;
   uint64_t sum;
   cs_status status = cs_port_finish_gather(port->port, slot, sending->wait_us, &wire, &sum, &error);
-  if (status && sending->dock && !skipped(sending))
+  if (may_try_again(job, status))
     status = gather_again(sender, port, slot, job, &wire, &sum, &error);
   const bool sends = !status && !skipped(sending);
   if (sends) status = send_piece(sender, job, wire, sum, &error);
-  if (job->place && (status || !sends)) cs_dock_give(sending->dock, job->place);
+  if (job->place && status) cs_dock_fail(sending->dock, job->place);
+  /* Into the berth of a copy that hangs somebody may still write: nobody gets it again. */
+  if (job->place && (status || !sends) && status != CS_TIMEOUT)
+    cs_dock_give(sending->dock, job->place);
   if (status)
     fail(sending, status, &error);
   else
@@ -224,10 +240,7 @@ static void start_piece(cs_sender *sender, send_job *job) {
     finish_slot(sender, port, port->next_slot);
     status = gather(sender, port, port->next_slot, job, &error);
     if (status && job->place) { /* not even enqueued: once more without the berth */
-      cs_dock_fail(sending->dock, job->place);
-      cs_dock_give(sending->dock, job->place);
-      job->place = 0;
-      job->again = true;
+      leave_berth(job);
       status = gather(sender, port, port->next_slot, job, &error);
     }
   }
