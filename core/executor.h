@@ -39,6 +39,10 @@ cs_device *cs_placement_device(const cs_placement *placement, size_t op_index);
 /* Which devices need a weight or cache value of this key: bit 0 primary, bit 1 fallback. */
 uint32_t cs_placement_users(const cs_placement *placement, cs_value_kind kind, uint32_t key);
 
+/* Whether a device runs op `index` of a list, without the operands in the mask `dropped` (bit 0 is
+ * operand 0). For choosing between ways to write a list, before it is placed. */
+bool cs_device_runs(cs_device *device, const cs_op_list *list, size_t index, uint32_t dropped);
+
 /* One line of the fallback report. */
 typedef struct cs_fallback_entry {
   uint32_t op_id;

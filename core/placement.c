@@ -72,24 +72,37 @@ static void adapt_cache(cs_device *device, cs_tensor *tensor) {
   tensor->dims[1] = block_tokens;
 }
 
-/* A refusal told as CS_UNSUPPORTED instead of an answer counts as a no. */
+/* Asks without the operands in `dropped`. A refusal told as CS_UNSUPPORTED instead of an answer
+ * counts as a no. */
+static cs_status ask_op(const cs_op_node *node, const cs_value_info *values, uint32_t dropped,
+                        cs_device *device, cs_op_answer *answer, cs_error *error) {
+  cs_tensor tensors[CS_MAX_OPERANDS];
+  cs_op op;
+  cs_op_describe(node, values, tensors, &op);
+  for (uint32_t i = 0; i < node->n_operands; i++) {
+    if (dropped & 1u << i) tensors[i] = (cs_tensor){.struct_size = sizeof tensors[i]};
+    if (node->operands[i] == CS_VALUE_NONE) continue;
+    if (values[node->operands[i]].kind == CS_VALUE_CACHE) adapt_cache(device, &tensors[i]);
+  }
+  const cs_status status = cs_device_op_query(device, &op, answer, error);
+  if (status != CS_UNSUPPORTED) return status;
+  answer->support = CS_SUPPORT_NO;
+  return CS_OK;
+}
+
 static cs_status ask(const planner *p, size_t index, cs_device *device, cs_op_answer *answer,
                      cs_error *error) {
   const cs_op_node *node = &p->ops[index];
-  cs_tensor tensors[CS_MAX_OPERANDS];
-  cs_op op;
-  cs_op_describe(node, p->values, tensors, &op);
-  for (uint32_t i = 0; i < node->n_operands; i++) {
-    if (node->operands[i] == CS_VALUE_NONE) continue;
-    if (p->values[node->operands[i]].kind == CS_VALUE_CACHE) adapt_cache(device, &tensors[i]);
-  }
-  const cs_status status = cs_device_op_query(device, &op, answer, error);
-  if (status == CS_UNSUPPORTED) {
-    answer->support = CS_SUPPORT_NO;
-    return CS_OK;
-  }
+  const cs_status status = ask_op(node, p->values, 0, device, answer, error);
   if (status == CS_OK) return CS_OK;
   return cs_error_prefix(error, status, "op %zu %s", index, cs_op_name(node->id));
+}
+
+bool cs_device_runs(cs_device *device, const cs_op_list *list, size_t index, uint32_t dropped) {
+  cs_op_answer answer = {0};
+  return ask_op(&cs_op_list_ops(list)[index], cs_op_list_values(list), dropped, device, &answer,
+                NULL) == CS_OK &&
+         answer.support != CS_SUPPORT_NO;
 }
 
 static cs_status ask_primary(planner *p, cs_error *error) {

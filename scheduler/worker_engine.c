@@ -91,20 +91,26 @@ static cs_status choose_form(cs_engine *engine, cs_device *device, cs_error *err
   return CS_OK;
 }
 
-static cs_status place(cs_engine *engine, cs_device *form_device, cs_fallback_policy policy,
-                       cs_error *error) {
-  cs_op_list_destroy(engine->largest);
-  cs_placement_destroy(engine->placement);
-  engine->largest = NULL;
-  engine->placement = NULL;
-  cs_status status = choose_form(engine, form_device, error);
+/* The largest list, with a cache as `form_device` likes it. */
+static cs_status emit_largest(cs_engine *engine, cs_device *form_device, cs_op_list **out,
+                              cs_error *error) {
+  const cs_status status = choose_form(engine, form_device, error);
   if (status) return status;
   const step_shape largest = {.n_tokens = engine->max_tokens,
                               .n_seqs = engine->options.n_sequences,
                               .n_logit_rows = engine->max_logit_rows,
                               .goal = CS_FORWARD_ARGMAX,
                               .read_logits = 1};
-  status = emit(engine, &largest, &engine->largest, error);
+  return emit(engine, &largest, out, error);
+}
+
+static cs_status place(cs_engine *engine, cs_device *form_device, cs_fallback_policy policy,
+                       cs_error *error) {
+  cs_op_list_destroy(engine->largest);
+  cs_placement_destroy(engine->placement);
+  engine->largest = NULL;
+  engine->placement = NULL;
+  const cs_status status = emit_largest(engine, form_device, &engine->largest, error);
   if (status) return status;
   return cs_placement_create(engine->largest, engine->options.primary, engine->options.fallback,
                              policy, &engine->placement, error);
@@ -120,17 +126,36 @@ static cs_status place_with_cache(cs_engine *engine, cs_fallback_policy policy, 
   return place(engine, fallback, policy, error);
 }
 
-static bool matmul_falls_back(const cs_engine *engine) {
-  const cs_fallback_entry *entries = cs_placement_fallbacks(engine->placement);
-  for (size_t i = 0; i < cs_placement_n_fallbacks(engine->placement); i++)
-    if (entries[i].op_id == CS_OP_MATMUL) return true;
+#define MATMUL_WEIGHT   2
+#define MATMUL_RESIDUAL 4
+
+/* Whether the device does a matmul of some weight format, but not with the residual added: it is of
+ * the minimal column then, and gets two ops. One matmul a format is asked for. */
+static bool wants_minimal_ops(const cs_op_list *list, cs_device *device) {
+  const cs_op_node *const ops = cs_op_list_ops(list);
+  const cs_value_info *const values = cs_op_list_values(list);
+  uint64_t asked = 0;
+  for (size_t i = 0; i < cs_op_list_n_ops(list); i++) {
+    if (ops[i].id != CS_OP_MATMUL || ops[i].operands[MATMUL_RESIDUAL] == CS_VALUE_NONE) continue;
+    const uint64_t format = CS_DTYPE_BIT(values[ops[i].operands[MATMUL_WEIGHT]].dtype);
+    if (asked & format) continue;
+    asked |= format;
+    if (!cs_device_runs(device, list, i, 0) &&
+        cs_device_runs(device, list, i, 1u << MATMUL_RESIDUAL))
+      return true;
+  }
   return false;
 }
 
-/* A device of the minimal column knows no matmul that adds the residual: it gets two ops. */
 static cs_status place_ops(cs_engine *engine, cs_error *error) {
-  engine->minimal_ops =
-      place_with_cache(engine, CS_FALLBACK_ALLOW, NULL) != CS_OK || matmul_falls_back(engine);
+  cs_device *const primary = engine->options.primary, *const fallback = engine->options.fallback;
+  cs_op_list *fused = NULL;
+  cs_status status = emit_largest(engine, primary, &fused, error);
+  if (status == CS_UNSUPPORTED && fallback) /* the primary keeps no such cache */
+    status = emit_largest(engine, fallback, &fused, error);
+  if (status) return status;
+  engine->minimal_ops = wants_minimal_ops(fused, primary);
+  cs_op_list_destroy(fused);
   return place_with_cache(engine, engine->options.policy, error);
 }
 

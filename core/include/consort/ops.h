@@ -70,7 +70,7 @@ extern "C" {
     "p = softmax or sigmoid of logits; ids = top k of p + bias; weights = scale * p[ids]")         \
   X(MOE_MATMUL, 15, "moe_matmul", CS_COLUMN_MOE, CS_ERROR_INT8, 4,                                 \
     "out(n * k, n_out) x(n or n * k, n_in) weight(n_experts, n_out, n_in) packed ids(n, k)",       \
-    "out[i] = x[i or i / k] * transpose(weight[ids[i]])")                                          \
+    "out[i] = x[i or i / k] * transpose(weight[ids[i]]); an id of -1 gives zeros")                 \
   X(MOE_COMBINE, 16, "moe_combine", CS_COLUMN_MOE, CS_ERROR_F32, 4,                                \
     "out(n, d) x(n * k, d) weights(n, k) [residual(n, d)]",                                        \
     "out[i] = residual[i] + sum over j of weights[i][j] * x[i * k + j]")                           \
@@ -92,8 +92,12 @@ enum { CS_OP_NONE = 0, CS_OP_TABLE(CS_OP_DECLARE) CS_OP_LIMIT }; /* numbers; cro
 #define CS_MAX_OPERANDS 8
 
 /* One operation. Operands are in the table's order; integers are CS_DTYPE_I32 unless said
- * otherwise. An out operand may be exactly the same window as an input of the same shape in
- * rms_norm (sum only), rope, silu_mul, gelu_mul, add and matmul's residual; no other overlap. */
+ * otherwise. Integers are read from device memory when the op runs, and nobody has checked them: an
+ * id, slot, block, offset or length that no operand has room for makes the op fail with
+ * CS_OUT_OF_RANGE, or, on a chip whose kernels cannot fail, counts as padding; either way nothing
+ * outside the operands is read or written. An out operand may be exactly the same window as an
+ * input of the same shape in rms_norm (sum only), rope, silu_mul, gelu_mul, add and matmul's
+ * residual; no other overlap. */
 typedef struct cs_op {
   uint32_t struct_size;
   uint32_t id; /* CS_OP_* */
@@ -134,7 +138,8 @@ typedef struct cs_rope_params {
 /* Sequence s owns query rows seq_offsets[s] to seq_offsets[s + 1] - 1; the last of them sits at
  * position kv_lengths[s] - 1 and the keys of positions 0 to kv_lengths[s] - 1 are in the cache.
  * Position p lies in block block_table[s][p / block_tokens]. Query head h reads KV head
- * h / (n_heads / n_kv_heads). A sequence with no rows or length 0 writes nothing. */
+ * h / (n_heads / n_kv_heads). A sequence with no rows or length 0 writes nothing. A length above 0
+ * and below the number of rows is out of range: there is no position for the first of them. */
 typedef struct cs_attention_params {
   uint32_t struct_size;
   float scale;
@@ -163,7 +168,9 @@ typedef struct cs_moe_route_params {
 
 /* kv_gather and kv_scatter move the tokens range[0] (first) to range[0] + range[1] - 1 of one
  * sequence, counted from the start of block_table. wire holds elements of its dtype, converted
- * from the cache's where they differ (the error class is then EXACT for the rounded value).
+ * from the cache's where they differ (the error class is then EXACT for the rounded value). A wire
+ * of CS_DTYPE_U8 is bytes: elements of the cache's own dtype, nothing converted; like every dtype
+ * it is served where op_query says so.
  * sum is one CS_DTYPE_U64: over the 32-bit little-endian words w[i] of the wire bytes, zero-padded,
  *   z = (i << 32 | w[i]) + 0x9e3779b97f4a7c15
  *   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;  z = (z ^ z >> 27) * 0x94d049bb133111eb

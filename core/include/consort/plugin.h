@@ -6,6 +6,20 @@
  * handle. The plugin owns physical memory, keeps no mutable globals, and never exits, aborts,
  * throws, prints or installs signal handlers.
  *
+ * Read it in this order, which is the order of calls as well:
+ *
+ *   entry        cs_plugin_query hands out the tables that follow
+ *   device       instance_create starts the driver; devices are listed, described and opened
+ *   memory       allocations; the host keeps policy and sizes
+ *   capability   op_query at load, for every op of a model at its largest extents; weights_pack
+ *   stream       copies and ops in order, with waits and signals around them
+ *   semaphore    what streams wait for and signal, and what the host waits for once a step
+ *   execution    ops as they come (eager), or recorded once and launched often (program)
+ *   optional     what a device may have on top; nobody misses it
+ *
+ * A first plugin is memory, copies and one op (docs/plugin-guide.md); the SDK has streams and
+ * semaphores ready (consort/sdk_driver.h). The ops themselves are in consort/ops.h.
+ *
  * Rules that hold for every struct and every function (docs/abi.md):
  *   - struct_size comes first. A larger struct than you know is accepted when the bytes beyond are
  *     zero and refused with CS_UNSUPPORTED when not. Never write past the size the caller gave.
@@ -351,7 +365,9 @@ typedef struct cs_external_memory_table {
                              uint64_t bytes, cs_plugin_memory **out, cs_error *error);
 } cs_external_memory_table;
 
-/* Copies between two devices of one plugin without the host's memory. */
+/* Copies between two devices of one plugin without the host's memory. An order in time as with
+ * stream_copy: `from` is read after earlier work of the stream, and the bytes are there for
+ * `to_device` once the host has seen a later signal. */
 typedef struct cs_peer_table {
   uint32_t struct_size;
   uint32_t reserved;
@@ -370,11 +386,15 @@ typedef struct cs_op_time {
   uint64_t end_ns;
 } cs_op_time;
 
-/* Device-side times of the ops run on a stream since the last read, oldest first. */
+/* Device-side times of the ops that a stream has run while it was switched on (it begins off), one
+ * record an op in the order they ran, by one clock a device: a later op never begins before an
+ * earlier one of its stream ends. */
 typedef struct cs_profile_table {
   uint32_t struct_size;
   uint32_t reserved;
   cs_status (*stream_profile_enable)(cs_plugin_stream *stream, uint32_t on, cs_error *error);
+  /* At most `capacity` records that were not read before, oldest first; *n_read 0 when none are
+   * left. Of ops that the host has waited for all are there. */
   cs_status (*stream_profile_read)(cs_plugin_stream *stream, cs_op_time *out, uint32_t capacity,
                                    uint32_t stride, uint32_t *n_read, cs_error *error);
 } cs_profile_table;
