@@ -22,7 +22,7 @@ static size_t add_device(const consort_session *session, const cs_worker *worker
   for (uint32_t id = 0; id < CS_OP_LIMIT; id++) {
     if (totals[id].count == 0) continue;
     out[n++] = (consort_op_time){.struct_size = sizeof *out,
-                                 .prefill = worker == session->prefill || !session->prefill,
+                                 .prefill = worker == session->prefill || !session->two_stages,
                                  .decode = worker == session->decode,
                                  .op = cs_op_name(id),
                                  .device = cs_device_name(device),
