@@ -1,48 +1,19 @@
-/* Paged attention with an online softmax. An item of work is one KV head and up to 32 of the query
+/* Paged attention with an online softmax. An item of work is one KV head and some of the query
  * vectors that read it (rows of the sequence times query heads of the group), so that K and V are
- * read once for all of them. Keys come in tiles of up to 64 tokens over several blocks: scores of
- * the tile, then its exponentials, then its share of V. A query never meets the K or V of a
- * position it may not see, not even with weight zero: NaN there must not reach it. */
-#include "kv.h"
+ * read once for all of them; more than 32 go another way, see attention_many.c. Keys come in tiles
+ * of up to 64 tokens over several blocks: scores of the tile, then its exponentials, then its share
+ * of V. A query never meets the K or V of a position it may not see, not even with weight zero: NaN
+ * there must not reach it. */
+#include "attention.h"
 
 #include <math.h>
 #include <string.h>
 
 #define QUERIES    32
-#define TILE       64   /* keys */
+#define TILE       CPU_ATTENTION_TILE
 #define SUM_FLOATS 8192 /* of all queries' outputs in one item */
 #define ROW_WIDTH  512  /* widest head of a layout that is not contiguous */
 #define ROW_TOKENS 8    /* of such a layout, converted at a time */
-
-typedef struct attention_job {
-  const cpu_kernels *kernels;
-  cpu_rows out;
-  cpu_rows q;
-  cpu_kv k;
-  cpu_kv v;
-  cpu_rows table;
-  const int32_t *offsets;
-  const int32_t *lengths;
-  const float *sinks; /* NULL where absent */
-  uint64_t n_seqs;
-  uint64_t group;     /* query heads a KV head */
-  uint64_t n_queries; /* of an item, at most */
-  float scale;
-  float soft_cap;
-  uint64_t window;
-} attention_job;
-
-/* Query i is row first / group onwards of the sequence: row (first + i) / group, head
- * kv_head * group + (first + i) % group. */
-typedef struct attention_item {
-  const attention_job *job;
-  const int32_t *blocks;
-  uint64_t kv_head;
-  uint64_t first;
-  uint64_t n;
-  uint64_t first_row;     /* of the sequence, in q and out */
-  int64_t first_position; /* of that row */
-} attention_item;
 
 typedef struct attention_state {
   float largest[QUERIES];
@@ -249,24 +220,13 @@ static void run_tile(const attention_item *item, attention_state *state, uint64_
   }
 }
 
-/* One past the last position that query i sees. */
-static uint64_t end_of_sight(const attention_item *item, uint64_t i) {
-  return (uint64_t)(item->first_position + 1) + (item->first + i) / item->job->group;
-}
-
-static uint64_t begin_of_sight(const attention_item *item, uint64_t i) {
-  const uint64_t end = end_of_sight(item, i), window = item->job->window;
-  return window && end > window ? end - window : 0;
-}
-
 static void begin_queries(const attention_item *item, attention_state *state) {
   const attention_job *job = item->job;
   for (uint64_t i = 0; i < item->n; i++) {
-    const uint64_t query = item->first + i, head = item->kv_head * job->group + query % job->group;
-    state->q[i] = cpu_row_f32(&job->q, item->first_row + query / job->group) + head * job->k.width;
-    state->begin[i] = begin_of_sight(item, i);
-    state->end[i] = end_of_sight(item, i);
-    state->largest[i] = job->sinks ? job->sinks[head] : -INFINITY;
+    state->q[i] = attention_row(item, &job->q, i, job->k.width);
+    state->begin[i] = attention_begin(item, i);
+    state->end[i] = attention_end(item, i);
+    state->largest[i] = job->sinks ? job->sinks[attention_head(item, i)] : -INFINITY;
     state->total[i] = job->sinks ? 1 : 0;
   }
   memset(state->sums, 0, item->n * job->v.width * sizeof state->sums[0]);
@@ -276,19 +236,18 @@ static void end_queries(const attention_item *item, const attention_state *state
   const attention_job *job = item->job;
   const uint64_t width = job->v.width;
   for (uint64_t i = 0; i < item->n; i++) {
-    const uint64_t query = item->first + i, head = item->kv_head * job->group + query % job->group;
-    float *out = cpu_row_f32(&job->out, item->first_row + query / job->group) + head * width;
+    float *out = attention_row(item, &job->out, i, width);
     const float scale = 1 / state->total[i];
     for (uint64_t j = 0; j < width; j++)
       out[j] = state->sums[i * width + j] * scale;
   }
 }
 
-static void run_item(const attention_item *item) {
+static void run_few(const attention_item *item) {
   attention_state state;
   begin_queries(item, &state);
-  const uint64_t end = end_of_sight(item, item->n - 1);
-  for (uint64_t at = begin_of_sight(item, 0); at < end; at += TILE)
+  const uint64_t end = attention_end(item, item->n - 1);
+  for (uint64_t at = attention_begin(item, 0); at < end; at += TILE)
     run_tile(item, &state, at, at + TILE < end ? at + TILE : end);
   end_queries(item, &state);
 }
@@ -317,7 +276,10 @@ static void run_items(void *context, uint64_t begin, uint64_t end) {
                                  .n = left < job->n_queries ? left : job->n_queries,
                                  .first_row = (uint64_t)job->offsets[s],
                                  .first_position = job->lengths[s] - (int64_t)rows};
-    run_item(&item);
+    if (item.n > job->n_few)
+      cpu_attention_many(&item);
+    else
+      run_few(&item);
   }
 }
 
@@ -341,8 +303,9 @@ static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *er
     job.sinks = cpu_row_f32(&sinks, 0);
   }
   job.group = op->operands[1].dims[1] / job.k.n_heads;
-  const uint64_t fitting = SUM_FLOATS / job.v.width;
-  job.n_queries = fitting < QUERIES ? fitting : QUERIES;
+  const uint64_t fitting = SUM_FLOATS / job.v.width, most = cpu_attention_most(&job);
+  job.n_few = fitting < QUERIES ? fitting : QUERIES;
+  job.n_queries = most > job.n_few ? most : job.n_few;
   uint64_t n_items = 0, keys = 0;
   for (uint64_t s = 0; s < job.n_seqs; s++) {
     const cs_status status = check_sequence(&job, s, error);

@@ -48,6 +48,13 @@ typedef struct cpu_kernels {
                                  const void *v, size_t v_stride_bytes, size_t width, float *out,
                                  size_t out_stride);
 
+  /* out[i * 8 + r] = x[r * stride + i] for 8 rows and i < n. */
+  void (*transpose8)(const float *x, size_t stride, size_t n, float *out);
+  /* One step of 16 online softmaxes over scores (n, 16): raises largest[16], turns scores into
+   * exp(score - largest), adds them to total[16], scaled before by shrink[16] = exp(the old largest
+   * - the new). A score of -INFINITY counts for nothing. */
+  void (*soften)(float *scores, size_t n, float *largest, float *total, float *shrink);
+
   /* x[i] = exp(x[i] - shift); returns the sum. */
   float (*exp_sum)(float *x, size_t n, float shift);
   void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);

@@ -9,6 +9,8 @@
 #include <string.h>
 
 #include "consort/half.h"
+#include "soften.h"
+#include "transpose_avx.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -212,7 +214,9 @@ INLINE __m256 exp8(__m256 x) {
   return _mm256_mul_ps(sum, power_of_two(_mm256_sub_epi32(whole, first)));
 }
 
-static float exp_sum(float *x, size_t n, float shift) {
+/* Kept whole: GCC 12 warns of the rest's loop where it is copied for a constant n without a rest.
+ */
+static __attribute__((noinline)) float exp_sum(float *x, size_t n, float shift) {
   __m256 sums = _mm256_setzero_ps();
   size_t i = 0;
   for (; i + 8 <= n; i += 8) {
@@ -226,6 +230,14 @@ static float exp_sum(float *x, size_t n, float shift) {
     sum += x[i];
   }
   return sum;
+}
+
+static void transpose8(const float *x, size_t stride, size_t n, float *out) {
+  cpu_transpose8_avx(x, stride, n, out);
+}
+
+static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  cpu_soften(scores, n, largest, total, shrink, exp_sum);
 }
 
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
@@ -281,6 +293,8 @@ const cpu_kernels cpu_kernels_avx2 = {
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .transpose8 = transpose8,
+    .soften = soften,
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,
     .add = add,

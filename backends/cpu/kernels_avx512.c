@@ -7,6 +7,8 @@
 
 #include "avx512.h"
 #include "consort/half.h"
+#include "soften.h"
+#include "transpose_avx.h"
 
 enum { F32, F16, BF16 };
 
@@ -257,6 +259,14 @@ static float exp_sum(float *x, size_t n, float shift) {
   return _mm512_reduce_add_ps(sum);
 }
 
+static void transpose8(const float *x, size_t stride, size_t n, float *out) {
+  cpu_transpose8_avx(x, stride, n, out);
+}
+
+static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  cpu_soften(scores, n, largest, total, shrink, exp_sum);
+}
+
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
   const __m512 one = _mm512_set1_ps(1);
   for (size_t i = 0; i < n; i += 16) {
@@ -305,6 +315,8 @@ const cpu_kernels cpu_kernels_avx512 = {
     .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .transpose8 = transpose8,
+    .soften = soften,
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,
     .add = add,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "consort/half.h"
+#include "soften.h"
 
 /* ---- float formats ---- */
 
@@ -89,6 +90,16 @@ static float exp_sum(float *x, size_t n, float shift) {
   return sum;
 }
 
+static void transpose8(const float *x, size_t stride, size_t n, float *out) {
+  for (size_t i = 0; i < n; i++)
+    for (size_t r = 0; r < 8; r++)
+      out[i * 8 + r] = x[r * stride + i];
+}
+
+static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  cpu_soften(scores, n, largest, total, shrink, exp_sum);
+}
+
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
   for (size_t i = 0; i < n; i++)
     out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
@@ -117,6 +128,8 @@ const cpu_kernels cpu_kernels_generic = {
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .transpose8 = transpose8,
+    .soften = soften,
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,
     .add = add,

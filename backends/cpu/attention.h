@@ -1,0 +1,70 @@
+/* What the two ways through attention share: one for a few queries (a decode step), one for many.
+ */
+#ifndef CPU_ATTENTION_H
+#define CPU_ATTENTION_H
+
+#include "kv.h"
+
+#define CPU_ATTENTION_TILE 64 /* keys */
+/* Queries of an item that go the way for many, and the numbers that bound it. */
+#define CPU_MANY_QUERIES 96
+#define CPU_MANY_WIDTH   256
+#define CPU_MANY_FLOATS  (96 * 128) /* of all queries, or of their outputs, in one item */
+
+typedef struct attention_job {
+  const cpu_kernels *kernels;
+  cpu_rows out;
+  cpu_rows q;
+  cpu_kv k;
+  cpu_kv v;
+  cpu_rows table;
+  const int32_t *offsets;
+  const int32_t *lengths;
+  const float *sinks; /* NULL where absent */
+  uint64_t n_seqs;
+  uint64_t group;     /* query heads a KV head */
+  uint64_t n_queries; /* of an item, at most */
+  uint64_t n_few;     /* up to as many the way for few is taken */
+  float scale;
+  float soft_cap;
+  uint64_t window;
+} attention_job;
+
+/* Query i is row first / group onwards of the sequence: row (first + i) / group, head
+ * kv_head * group + (first + i) % group. */
+typedef struct attention_item {
+  const attention_job *job;
+  const int32_t *blocks;
+  uint64_t kv_head;
+  uint64_t first;
+  uint64_t n;
+  uint64_t first_row;     /* of the sequence, in q and out */
+  int64_t first_position; /* of that row */
+} attention_item;
+
+static inline uint64_t attention_head(const attention_item *item, uint64_t i) {
+  return item->kv_head * item->job->group + (item->first + i) % item->job->group;
+}
+
+/* Where query i, or its result, begins in `rows`, whose heads are `width` wide. */
+static inline float *attention_row(const attention_item *item, const cpu_rows *rows, uint64_t i,
+                                   uint64_t width) {
+  return cpu_row_f32(rows, item->first_row + (item->first + i) / item->job->group) +
+         attention_head(item, i) * width;
+}
+
+/* Query i sees the positions from attention_begin to attention_end - 1. */
+static inline uint64_t attention_end(const attention_item *item, uint64_t i) {
+  return (uint64_t)(item->first_position + 1) + (item->first + i) / item->job->group;
+}
+
+static inline uint64_t attention_begin(const attention_item *item, uint64_t i) {
+  const uint64_t end = attention_end(item, i), window = item->job->window;
+  return window && end > window ? end - window : 0;
+}
+
+/* Most queries of an item that cpu_attention_many can take with heads as wide as these. */
+uint64_t cpu_attention_most(const attention_job *job);
+void cpu_attention_many(const attention_item *item);
+
+#endif
