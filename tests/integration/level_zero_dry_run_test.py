@@ -1,7 +1,7 @@
 """Intel's own driver as a dry run: it builds our modules, records our lists and takes our events, but no kernel executes.
 
 Whole-model runs must end without an API error; what they compute is meaningless and is not looked at. The driver is a
-library named in CONSORT_TEST_INTEL_DRIVER, or where Debian puts it.
+library named in CONSORT_TEST_INTEL_DRIVER, or where scripts/deps --full unpacks it, or where Debian puts it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import sys
 import unittest
 from pathlib import Path
 
-CANDIDATES = [os.environ.get("CONSORT_TEST_INTEL_DRIVER", ""), "/usr/lib/x86_64-linux-gnu/libze_intel_gpu.so.1"]
-DRIVER = next((path for path in CANDIDATES if path and Path(path).is_file()), None)
+PLACE = "usr/lib/x86_64-linux-gnu/libze_intel_gpu.so.1"
+CANDIDATES = [os.environ.get("CONSORT_TEST_INTEL_DRIVER", ""), Path(__file__).resolve().parents[2] / "build/intel" / PLACE,
+              "/" + PLACE]
+DRIVER = next((str(path) for path in CANDIDATES if path and Path(path).is_file()), None)
 if not DRIVER:
     print("skipped: Intel's Level Zero driver (libze_intel_gpu.so.1) is not installed")
     sys.exit(77)
 
 from program import DEMO_F32, DEMO_Q8_0, consort, consort_json, scratch  # noqa: E402
 
-DRY_RUN = {"ZE_ENABLE_ALT_DRIVERS": DRIVER, "NEOReadDebugKeys": "1", "SetCommandStreamReceiver": "1",
+DRY_RUN = {"ZE_ENABLE_ALT_DRIVERS": DRIVER, "LD_LIBRARY_PATH": os.path.dirname(DRIVER), "NEOReadDebugKeys": "1", "SetCommandStreamReceiver": "1",
            "AUBDumpCaptureFileName": "/dev/null", "ProductFamilyOverride": "dg2", "HardwareInfoOverride": "8x4x16"}
 
 

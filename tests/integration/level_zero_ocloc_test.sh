@@ -1,11 +1,15 @@
 #!/bin/sh
-# Intel's compiler turns every module into code of real chips. Usage: ... CHECKED_IN; OCLOC names it.
+# Intel's compiler turns every module into code of real chips. Usage: ... CHECKED_IN SOURCE.
+# It is named by OCLOC, or where scripts/deps --full unpacks it, or installed.
 set -eu
-ocloc=${OCLOC:-ocloc}
-command -v "$ocloc" >/dev/null || {
-  echo "skipped: no ocloc (Debian: intel-opencl-icd)"
+unpacked=$2/build/intel/usr/bin/ocloc
+[ -x "$unpacked" ] || unpacked=ocloc
+ocloc=$(command -v "${OCLOC:-$unpacked}") || {
+  echo "skipped: no ocloc (scripts/deps --full, or Debian's intel-opencl-icd)"
   exit 77
 }
+libraries=$(dirname "$ocloc")/../lib/x86_64-linux-gnu
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for device in skl dg2 pvc; do

@@ -42,7 +42,8 @@ if(TARGET consort_plugin_level_zero)
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/integration/level_zero_modules_test.sh
                    ${CMAKE_BINARY_DIR}/backends/clc/spirv ${checked_in})
   add_test(NAME level_zero_ocloc_test
-           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/integration/level_zero_ocloc_test.sh ${checked_in})
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/integration/level_zero_ocloc_test.sh ${checked_in}
+                   ${PROJECT_SOURCE_DIR})
   set_tests_properties(level_zero_modules_test PROPERTIES LABELS integration TIMEOUT 60
                        SKIP_RETURN_CODE 77)
   set_tests_properties(level_zero_ocloc_test PROPERTIES LABELS "integration;slow" TIMEOUT 600
