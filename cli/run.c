@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "cli/chat.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/report.h"
@@ -19,6 +21,9 @@ typedef struct run_flags {
   cli_sampling sampling;
   bool stats;
   bool json;
+  bool chat;
+  const char *system;
+  const char *template_path;
 } run_flags;
 
 /* The only thing that a signal handler may reach. */
@@ -190,7 +195,9 @@ static int report(const run_flags *flags, const consort_session *session,
   return interrupted ? CLI_INTERRUPTED : status;
 }
 
-static int generate(run_flags *flags, consort_session *session) {
+/* From tokens or, with these NULL, from the prompt; the answer is added to `chat` (may be NULL). */
+static int generate(run_flags *flags, consort_session *session, const int32_t *tokens,
+                    size_t n_tokens, cli_chat *chat) {
   consort_generate_options options = {.struct_size = sizeof options,
                                       .n_tokens = flags->n_tokens,
                                       .on_token = on_token,
@@ -201,9 +208,12 @@ static int generate(run_flags *flags, consort_session *session) {
   sigaction(SIGINT, &action, &previous);
   cs_error error = CS_ERROR_INIT;
   consort_generate_result result = {.struct_size = sizeof result};
-  const cs_status generated = consort_generate(session, flags->prompt, &options, &result, &error);
+  const cs_status generated =
+      tokens ? consort_generate_from_tokens(session, tokens, n_tokens, &options, &result, &error)
+             : consort_generate(session, flags->prompt, &options, &result, &error);
   sigaction(SIGINT, &previous, NULL);
 
+  if (generated == CS_OK && chat) cli_chat_answer(chat, result.text, result.text_bytes);
   if (generated == CS_OK)
     status = report(flags, session, &result);
   else if (interrupted)
@@ -213,6 +223,38 @@ static int generate(run_flags *flags, consort_session *session) {
   consort_free(result.tokens);
   consort_free(result.text);
   consort_free(result.logprobs);
+  return status;
+}
+
+static int take_turn(run_flags *flags, const consort_model *model, consort_session *session,
+                     cli_chat *chat, const char *text) {
+  int32_t *tokens;
+  size_t n_tokens;
+  int status = cli_chat_ask(chat, model, flags->path, text, &tokens, &n_tokens);
+  if (status != CLI_DONE) return status;
+  status = generate(flags, session, tokens, n_tokens, chat);
+  consort_free(tokens);
+  return status;
+}
+
+/* One turn from --prompt, or one for each line of standard input. On a terminal Ctrl-C ends an
+ * answer and not the conversation. */
+static int converse(run_flags *flags, const consort_model *model, consort_session *session) {
+  cli_chat chat;
+  int status = cli_chat_begin(&chat, flags->system, flags->template_path);
+  if (status == CLI_DONE && flags->prompt) {
+    status = take_turn(flags, model, session, &chat, flags->prompt);
+  } else {
+    char *line;
+    while (status == CLI_DONE && (line = cli_chat_read_line())) {
+      status = take_turn(flags, model, session, &chat, line);
+      free(line);
+      if (status != CLI_INTERRUPTED || !isatty(STDIN_FILENO)) continue;
+      interrupted = 0;
+      status = CLI_DONE;
+    }
+  }
+  cli_chat_end(&chat);
   return status;
 }
 
@@ -231,7 +273,7 @@ static int run_model(run_flags *flags, consort_runtime *runtime) {
   if (consort_model_open(runtime, flags->path, &model, &error) != CS_OK)
     return cli_library_error(flags->path, &error);
   cli_placement placement = flags->placement;
-  placement.n_prompt_tokens = count_tokens(model, flags->prompt);
+  placement.n_prompt_tokens = flags->prompt ? count_tokens(model, flags->prompt) : 0;
   placement.n_output_tokens = flags->n_tokens;
   placement.profile = flags->stats;
   consort_session *session;
@@ -239,7 +281,8 @@ static int run_model(run_flags *flags, consort_runtime *runtime) {
   if (status == CLI_DONE) {
     const char *reason = consort_session_reason(session);
     if (reason[0]) fprintf(stderr, "consort: plan: %s\n", reason);
-    status = generate(flags, session);
+    status =
+        flags->chat ? converse(flags, model, session) : generate(flags, session, NULL, 0, NULL);
     consort_session_destroy(session);
   }
   consort_model_close(model);
@@ -256,6 +299,13 @@ static bool parse(run_flags *flags, int argc, char **argv, int *status) {
       {"ctx", 0, CLI_OPTION_COUNT, &flags->placement.n_context, "N",
        "context in tokens (the model's own, at most 4096)", 1, UINT32_MAX, NULL},
       CLI_SAMPLING_OPTIONS(&flags->sampling),
+      {"chat", 0, CLI_OPTION_FLAG, &flags->chat, NULL,
+       "answer the prompt, or each line of standard input, by the model's chat template", 0, 0,
+       NULL},
+      {"system", 0, CLI_OPTION_STRING, &flags->system, "TEXT", "with --chat: a system message", 0,
+       0, NULL},
+      {"chat-template", 0, CLI_OPTION_STRING, &flags->template_path, "FILE",
+       "with --chat: a Jinja template to use instead of the model's", 0, 0, NULL},
       {"stats", 0, CLI_OPTION_FLAG, &flags->stats, NULL,
        "print times, KV transfer and the time of each op at the end", 0, 0, NULL},
       {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},
@@ -263,7 +313,7 @@ static bool parse(run_flags *flags, int argc, char **argv, int *status) {
   const cli_operand operands[] = {{.name = "MODEL", .value = &flags->path}};
   const cli_syntax syntax = {
       .command = "run",
-      .usage = "MODEL -p PROMPT [-n N] [--prefill DEV] [--decode DEV] [...]",
+      .usage = "MODEL (-p PROMPT | --chat) [-n N] [--prefill DEV] [--decode DEV] [...]",
       .summary = "Generates text. Without --prefill and --decode the planner chooses and says why.",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
@@ -271,7 +321,11 @@ static bool parse(run_flags *flags, int argc, char **argv, int *status) {
       .n_operands = sizeof operands / sizeof operands[0],
   };
   if (!cli_options_parse(&syntax, argc, argv, status)) return false;
-  if (flags->prompt) return true;
+  if (!flags->chat && (flags->system || flags->template_path)) {
+    *status = cli_usage_error("run", "--system and --chat-template need --chat");
+    return false;
+  }
+  if (flags->prompt || (flags->chat && !flags->json)) return true;
   *status = cli_usage_error("run", "-p PROMPT is missing");
   return false;
 }

@@ -1,4 +1,5 @@
-/* consort tokenize: needs the vocabulary only, so it opens files of any architecture. */
+/* consort tokenize: needs the vocabulary only, so it opens files of any architecture, and
+ * a tokenizer.json. */
 #include <stdio.h>
 #include <string.h>
 
@@ -58,7 +59,8 @@ int cli_tokenize(int argc, char **argv) {
   const cli_syntax syntax = {
       .command = "tokenize",
       .usage = "MODEL TEXT [--no-special] [--json]",
-      .summary = "Shows the token ids and pieces of TEXT. Works on vocabulary-only files.",
+      .summary = "Shows the token ids and pieces of TEXT. Works on vocabulary-only files, on a "
+                 "tokenizer.json and on a folder with one.",
       .options = options,
       .n_options = sizeof options / sizeof options[0],
       .operands = operands,

@@ -77,5 +77,7 @@ bool cs_gguf_array_string(const cs_gguf *gguf, const char *key, uint64_t index,
                           cs_gguf_string *value);
 bool cs_gguf_array_f64(const cs_gguf *gguf, const char *key, uint64_t index, double *value);
 bool cs_gguf_array_u64(const cs_gguf *gguf, const char *key, uint64_t index, uint64_t *value);
+/* The first n elements of an array of 8-bit integers of either sign. */
+bool cs_gguf_array_bytes(const cs_gguf *gguf, const char *key, char *to, size_t n);
 
 #endif

@@ -208,3 +208,10 @@ bool cs_gguf_array_u64(const cs_gguf *gguf, const char *key, uint64_t index, uin
   return e && decode_u64(e->element_kind, e->payload + index * cs_gguf_kind_bytes(e->element_kind),
                          value);
 }
+
+bool cs_gguf_array_bytes(const cs_gguf *gguf, const char *key, char *to, size_t n) {
+  const cs_gguf_entry *e = n > 0 ? find_element(gguf, key, n - 1) : NULL;
+  if (!e || cs_gguf_kind_bytes(e->element_kind) != 1) return false;
+  memcpy(to, e->payload, n);
+  return true;
+}

@@ -263,7 +263,9 @@ static cs_status load_weights(cs_model *model, const cs_architecture *architectu
  */
 static cs_status load_tokenizer(cs_model *model, cs_error *error) {
   const cs_status status =
-      cs_tokenizer_create(model->gguf, &model->tokenizer, &model->no_tokenizer);
+      cs_file_is_folder(model->path)
+          ? cs_tokenizer_open_json(model->path, &model->tokenizer, &model->no_tokenizer)
+          : cs_tokenizer_create(model->gguf, &model->tokenizer, &model->no_tokenizer);
   if (status == CS_OK || status == CS_NOT_FOUND || status == CS_UNSUPPORTED) return CS_OK;
   return cs_error_set(error, status, "%s", model->no_tokenizer.message);
 }
@@ -344,7 +346,23 @@ cs_status cs_model_open(const char *path, cs_model **out, cs_error *error) {
   return CS_OK;
 }
 
+/* A tokenizer.json is a vocabulary and nothing else. */
+static cs_status open_json_vocabulary(const char *path, cs_model **out, cs_error *error) {
+  cs_model *model = cs_model_create(path);
+  if (!model) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  const cs_status status = cs_tokenizer_open_json(path, &model->tokenizer, error);
+  if (status != CS_OK) {
+    cs_model_release(model);
+    return status;
+  }
+  model->config.n_vocab = cs_tokenizer_n_vocab(model->tokenizer);
+  cs_model_finish(model);
+  *out = model;
+  return CS_OK;
+}
+
 cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *error) {
+  if (cs_tokenizer_path_is_json(path)) return open_json_vocabulary(path, out, error);
   cs_model *model;
   cs_gguf_string text;
   *out = NULL;

@@ -1,19 +1,17 @@
-/* The vocabulary of a file: copied once into an arena of NUL-terminated strings, so that pieces can
- * be handed out, with a hash table from spelling to id. Only what text may be made of goes into the
- * table: a literal "<s>" or "<0x0A>" in a text must not turn into the control or byte token of that
- * spelling. */
+/* The vocabulary of a GGUF file: copied once into an arena of NUL-terminated strings, so that
+ * pieces can be handed out. */
 #include "models/tokenizer.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
+#include "core/error.h"
 #include "models/tokenizer_internal.h"
 
 #define KEY(suffix)     "tokenizer.ggml." suffix
 #define MAX_PIECE_BYTES (1u << 20)
+#define SPACE_MARK      "\xe2\x96\x81"
 
 /* ---- vocabulary -------------------------------------------------------------------------- */
 
@@ -49,18 +47,9 @@ static cs_status read_scores(cs_tokenizer *t, const cs_gguf *gguf, cs_error *err
     if (!cs_gguf_array_f64(gguf, KEY("scores"), i, &score) || isnan(score))
       return cs_gguf_fail(gguf, error, CS_CORRUPT,
                           "key \"" KEY("scores") "\": token %u has no score", i);
-    t->pieces[i].score = (float)score;
+    t->pieces[i].score = score;
   }
   return CS_OK;
-}
-
-/* The value of "<0x0A>", -1 for any other spelling. */
-static int byte_of_spelling(const cs_piece *piece) {
-  unsigned value;
-  char end;
-  if (piece->bytes != 6 || sscanf(piece->text, "<0x%2X%c", &value, &end) != 2 || end != '>')
-    return -1;
-  return (int)value;
 }
 
 /* Of two tokens for one byte the first encodes it; both decode to it. */
@@ -69,7 +58,7 @@ static cs_status find_bytes(cs_tokenizer *t, const cs_gguf *gguf, cs_error *erro
   for (uint32_t i = t->n_vocab; i-- > 0;) {
     cs_piece *piece = &t->pieces[i];
     if (piece->type != CS_PIECE_BYTE) continue;
-    const int byte = byte_of_spelling(piece);
+    const int byte = cs_tokenizer_byte_of_spelling(piece);
     if (byte < 0)
       return cs_gguf_fail(gguf, error, CS_CORRUPT,
                           "key \"" KEY("tokens") "\": byte token %u is not spelled <0xXX>", i);
@@ -85,7 +74,8 @@ static cs_status read_types(cs_tokenizer *t, const cs_gguf *gguf, cs_error *erro
     cs_piece *piece = &t->pieces[i];
     uint64_t type;
     if (!typed) {
-      if (byte_of_spelling(piece) >= 0) piece->type = CS_PIECE_BYTE;
+      if (t->kind == CS_TOKENIZER_SCORES && cs_tokenizer_byte_of_spelling(piece) >= 0)
+        piece->type = CS_PIECE_BYTE;
       continue;
     }
     if (!cs_gguf_array_u64(gguf, KEY("token_type"), i, &type) || type > CS_PIECE_BYTE)
@@ -93,83 +83,15 @@ static cs_status read_types(cs_tokenizer *t, const cs_gguf *gguf, cs_error *erro
                           "key \"" KEY("token_type") "\": token %u has no known type", i);
     piece->type = type == CS_PIECE_UNDEFINED ? CS_PIECE_NORMAL : (uint32_t)type;
   }
+  for (uint32_t i = 0; i < t->n_vocab; i++) {
+    cs_piece *piece = &t->pieces[i];
+    piece->is_text = piece->type == CS_PIECE_NORMAL || piece->type == CS_PIECE_USER_DEFINED ||
+                     piece->type == CS_PIECE_UNUSED;
+  }
   return find_bytes(t, gguf, error);
 }
 
-/* ---- spelling to id ---------------------------------------------------------------------- */
-
-static bool is_text(const cs_piece *piece) {
-  return piece->bytes > 0 &&
-         (piece->type == CS_PIECE_NORMAL || piece->type == CS_PIECE_USER_DEFINED ||
-          piece->type == CS_PIECE_UNUSED);
-}
-
-/* Where `text` is in the table, or the free place where it would go. */
-static uint32_t find_place(const cs_tokenizer *t, const char *text, size_t bytes) {
-  uint32_t place = (uint32_t)XXH64(text, bytes, 0) & t->table_mask;
-  while (t->table[place] >= 0) {
-    const cs_piece *piece = &t->pieces[t->table[place]];
-    if (piece->bytes == bytes && memcmp(piece->text, text, bytes) == 0) return place;
-    place = (place + 1) & t->table_mask;
-  }
-  return place;
-}
-
-int32_t cs_tokenizer_find(const cs_tokenizer *t, const char *text, size_t bytes) {
-  if (bytes > t->max_piece_bytes) return -1;
-  return t->table[find_place(t, text, bytes)];
-}
-
-static cs_status build_table(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
-  size_t n_places = 16;
-  while (n_places < 2 * (size_t)t->n_vocab)
-    n_places *= 2;
-  t->table = malloc(n_places * sizeof *t->table);
-  if (!t->table) return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
-  memset(t->table, 0xff, n_places * sizeof *t->table);
-  t->table_mask = (uint32_t)(n_places - 1);
-  for (uint32_t i = 0; i < t->n_vocab; i++) {
-    const cs_piece *piece = &t->pieces[i];
-    if (!is_text(piece)) continue;
-    t->table[find_place(t, piece->text, piece->bytes)] = (int32_t)i; /* of equals the last */
-  }
-  return CS_OK;
-}
-
-/* ---- special tokens ---------------------------------------------------------------------- */
-
-typedef struct sized_id {
-  uint32_t bytes;
-  int32_t id;
-} sized_id;
-
-static int compare_longest_first(const void *a, const void *b) {
-  const sized_id *left = a;
-  const sized_id *right = b;
-  if (left->bytes != right->bytes) return left->bytes > right->bytes ? -1 : 1;
-  return left->id < right->id ? -1 : 1;
-}
-
-static cs_status collect_specials(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
-  sized_id *found = malloc(t->n_vocab * sizeof *found);
-  t->specials = malloc(t->n_vocab * sizeof *t->specials);
-  if (!found || !t->specials) {
-    free(found);
-    return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
-  }
-  for (uint32_t i = 0; i < t->n_vocab; i++) {
-    const cs_piece *piece = &t->pieces[i];
-    if (piece->bytes == 0) continue;
-    if (piece->type != CS_PIECE_CONTROL && piece->type != CS_PIECE_USER_DEFINED) continue;
-    found[t->n_specials++] = (sized_id){piece->bytes, (int32_t)i};
-    t->special_starts[(uint8_t)piece->text[0]] = true;
-  }
-  qsort(found, t->n_specials, sizeof *found, compare_longest_first);
-  for (uint32_t i = 0; i < t->n_specials; i++)
-    t->specials[i] = found[i].id;
-  free(found);
-  return CS_OK;
-}
+/* ---- ids and settings -------------------------------------------------------------------- */
 
 /* An absent key means SentencePiece's usual number, if that token has the type it would have. */
 static cs_status read_id(const cs_tokenizer *t, const cs_gguf *gguf, const char *key,
@@ -188,59 +110,196 @@ static cs_status read_id(const cs_tokenizer *t, const cs_gguf *gguf, const char 
 
 static cs_status mark_ends(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
   static const char *const keys[] = {KEY("eot_token_id"), KEY("eom_token_id")};
-  static const char *const spellings[] = {"<|eot_id|>",      "<|eom_id|>",    "<|im_end|>",
-                                          "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>",
-                                          "<|end|>"};
-  if (t->eos >= 0) t->pieces[t->eos].ends = true;
   for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
     int32_t id;
     const cs_status status = read_id(t, gguf, keys[i], UINT32_MAX, 0, &id, error);
     if (status != CS_OK) return status;
     if (id >= 0) t->pieces[id].ends = true;
   }
-  for (uint32_t i = 0; i < t->n_specials; i++) {
-    cs_piece *piece = &t->pieces[t->specials[i]];
-    for (size_t k = 0; k < sizeof spellings / sizeof spellings[0]; k++)
-      if (strcmp(piece->text, spellings[k]) == 0) piece->ends = true;
-  }
+  cs_tokenizer_mark_ends(t);
   return CS_OK;
 }
 
-static cs_status read_settings(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
+/* What a kind of file means when it does not say. */
+typedef struct kind {
+  const char *name;
+  uint32_t kind; /* CS_TOKENIZER_* */
+  uint32_t unknown;
+  uint32_t bos;
+  uint32_t eos;
+  bool add_bos;
+  bool add_eos;
+  bool add_space_prefix;
+} kind;
+
+#define NO_ID UINT32_MAX
+
+static const kind kinds[] = {
+    {"llama", CS_TOKENIZER_SCORES, 0, 1, 2, true, false, true},
+    {"gpt2", CS_TOKENIZER_MERGES, NO_ID, 11, 11, false, false, false},
+    {"t5", CS_TOKENIZER_UNIGRAM, 2, NO_ID, 1, false, true, true},
+};
+
+static bool set_affix(int32_t **ids, size_t *n, bool wanted, int32_t id) {
+  if (!wanted || id < 0) return true;
+  *ids = malloc(sizeof **ids);
+  if (!*ids) return false;
+  **ids = id;
+  *n = 1;
+  return true;
+}
+
+static cs_status read_settings(cs_tokenizer *t, const cs_gguf *gguf, const kind *usual,
+                               bool add_bos, cs_error *error) {
   const struct {
     const char *key;
     uint32_t usual;
     uint32_t usual_type;
     int32_t *id;
   } ids[] = {
-      {KEY("unknown_token_id"), 0, CS_PIECE_UNKNOWN, &t->unknown},
-      {KEY("bos_token_id"), 1, CS_PIECE_CONTROL, &t->bos},
-      {KEY("eos_token_id"), 2, CS_PIECE_CONTROL, &t->eos},
+      {KEY("unknown_token_id"), usual->unknown, CS_PIECE_UNKNOWN, &t->unknown},
+      {KEY("bos_token_id"), usual->bos, CS_PIECE_CONTROL, &t->bos},
+      {KEY("eos_token_id"), usual->eos, CS_PIECE_CONTROL, &t->eos},
   };
   for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++) {
     const cs_status status =
         read_id(t, gguf, ids[i].key, ids[i].usual, ids[i].usual_type, ids[i].id, error);
     if (status != CS_OK) return status;
   }
-  t->add_bos = true;
-  t->add_eos = false;
-  t->add_space_prefix = true;
-  cs_gguf_get_bool(gguf, KEY("add_bos_token"), &t->add_bos);
-  cs_gguf_get_bool(gguf, KEY("add_eos_token"), &t->add_eos);
-  cs_gguf_get_bool(gguf, KEY("add_space_prefix"), &t->add_space_prefix);
+  bool add_eos = usual->add_eos;
+  cs_gguf_get_bool(gguf, KEY("add_bos_token"), &add_bos);
+  cs_gguf_get_bool(gguf, KEY("add_eos_token"), &add_eos);
+  if (!set_affix(&t->prefix, &t->n_prefix, add_bos, t->bos) ||
+      !set_affix(&t->suffix, &t->n_suffix, add_eos, t->eos))
+    return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
   return mark_ends(t, gguf, error);
+}
+
+/* ---- byte-level BPE ---------------------------------------------------------------------- */
+
+/* "left right" as ids: false when a side or the whole is no token. */
+static bool read_merge(const cs_tokenizer *t, cs_gguf_string text, uint32_t rank, cs_merge *merge) {
+  if (text.bytes < 3) return false;
+  const char *space = memchr(text.data + 1, ' ', text.bytes - 1);
+  if (!space) return false;
+  const size_t left = (size_t)(space - text.data), right = text.bytes - left - 1;
+  char joined[512];
+  if (left + right > sizeof joined) return false;
+  memcpy(joined, text.data, left);
+  memcpy(joined + left, space + 1, right);
+  *merge = (cs_merge){cs_tokenizer_find(t, text.data, left), cs_tokenizer_find(t, space + 1, right),
+                      cs_tokenizer_find(t, joined, left + right), rank};
+  return merge->left >= 0 && merge->right >= 0 && merge->merged >= 0;
+}
+
+static cs_status read_merges(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
+  const uint64_t n = cs_gguf_array_length(gguf, KEY("merges"));
+  if (n > INT32_MAX / 4)
+    return cs_gguf_fail(gguf, error, CS_CORRUPT, "key \"" KEY("merges") "\": %llu merges",
+                        (unsigned long long)n);
+  cs_merge *merges = malloc(((size_t)n + 1) * sizeof *merges);
+  if (!merges) return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+  size_t n_merges = 0;
+  cs_gguf_string text;
+  cs_status status = CS_OK;
+  for (uint64_t i = 0; i < n && status == CS_OK; i++) {
+    if (!cs_gguf_array_string(gguf, KEY("merges"), i, &text))
+      status = cs_gguf_fail(gguf, error, CS_CORRUPT, "key \"" KEY("merges") "\": no strings");
+    else if (read_merge(t, text, (uint32_t)i, &merges[n_merges]))
+      n_merges++;
+  }
+  if (status == CS_OK && !cs_tokenizer_index_merges(t, merges, n_merges))
+    status = cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+  free(merges);
+  return status;
+}
+
+static cs_status read_byte_level(cs_tokenizer *t, const cs_gguf *gguf, bool *add_bos,
+                                 cs_error *error) {
+  cs_gguf_string name = {"default", 7};
+  cs_gguf_get_string(gguf, KEY("pre"), &name);
+  t->byte_level = true;
+  cs_error why = CS_ERROR_INIT;
+  const cs_status status = cs_pre_tokenizer_named(
+      name.data, name.bytes, &t->normalizers, &t->pre_tokenizers, &t->ignore_merges, add_bos, &why);
+  if (status != CS_OK)
+    return cs_gguf_fail(gguf, error, status, "key \"" KEY("pre") "\": %s", why.message);
+  return read_merges(t, gguf, error);
+}
+
+/* ---- unigram ----------------------------------------------------------------------------- */
+
+static cs_status read_charsmap(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
+  const uint64_t n = cs_gguf_array_length(gguf, KEY("precompiled_charsmap"));
+  if (n == 0) return CS_OK;
+  if (n > cs_gguf_bytes(gguf))
+    return cs_gguf_fail(gguf, error, CS_CORRUPT,
+                        "key \"" KEY("precompiled_charsmap") "\": too long");
+  cs_step step = {.kind = CS_STEP_CHARSMAP, .text = malloc((size_t)n), .text_bytes = (size_t)n};
+  if (!step.text) return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+  cs_error why = CS_ERROR_INIT;
+  cs_status status = CS_OK;
+  if (!cs_gguf_array_bytes(gguf, KEY("precompiled_charsmap"), step.text, (size_t)n))
+    status = cs_error_set(&why, CS_CORRUPT, "its elements are no bytes");
+  else
+    status = cs_charsmap_check(step.text, step.text_bytes, &why);
+  if (status == CS_OK) return cs_steps_add(&t->normalizers, &step, error);
+  free(step.text);
+  return cs_gguf_fail(gguf, error, status, "key \"" KEY("precompiled_charsmap") "\": %s",
+                      why.message);
+}
+
+static cs_status add_replacement(cs_steps *steps, const char *pattern, const char *by,
+                                 cs_error *error) {
+  cs_step step = {.kind = CS_STEP_REPLACE, .text = strdup(by), .text_bytes = strlen(by)};
+  if (!step.text) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  const cs_status status = cs_pattern_create(pattern, strlen(pattern), &step.pattern, error);
+  if (status == CS_OK) return cs_steps_add(steps, &step, error);
+  free(step.text);
+  return status;
+}
+
+/* SentencePiece: the table, then spaces at the ends go and those in a row become one, then marks.
+ */
+static cs_status read_unigram(cs_tokenizer *t, const cs_gguf *gguf, cs_error *error) {
+  bool remove_spaces = false;
+  t->fuse_unknown = true;
+  if (t->unknown < 0)
+    return cs_gguf_fail(gguf, error, CS_CORRUPT,
+                        "key \"" KEY("unknown_token_id") "\": a unigram tokenizer needs one");
+  cs_gguf_get_bool(gguf, KEY("remove_extra_whitespaces"), &remove_spaces);
+  cs_status status = read_charsmap(t, gguf, error);
+  if (status == CS_OK && remove_spaces) {
+    status = add_replacement(&t->normalizers, "^ +| +$", "", error);
+    if (status == CS_OK) status = add_replacement(&t->normalizers, " {2,}", " ", error);
+  }
+  if (status == CS_OK && t->add_space_prefix) {
+    const cs_step prefix = {
+        .kind = CS_STEP_PREPEND, .text = strdup(SPACE_MARK), .text_bytes = strlen(SPACE_MARK)};
+    if (!prefix.text) return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+    status = cs_steps_add(&t->normalizers, &prefix, error);
+  }
+  if (status == CS_OK) status = add_replacement(&t->normalizers, " ", SPACE_MARK, error);
+  if (status == CS_OK && !cs_tokenizer_index_unigram(t))
+    status = cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+  return status;
 }
 
 /* ---- creating ---------------------------------------------------------------------------- */
 
-static cs_status check_kind(const cs_gguf *gguf, uint64_t *n_vocab, cs_error *error) {
-  cs_gguf_string kind;
-  if (!cs_gguf_get_string(gguf, KEY("model"), &kind))
+static cs_status check_kind(const cs_gguf *gguf, const kind **out, uint64_t *n_vocab,
+                            cs_error *error) {
+  cs_gguf_string name;
+  *out = NULL;
+  if (!cs_gguf_get_string(gguf, KEY("model"), &name))
     return cs_gguf_fail(gguf, error, CS_NOT_FOUND, "the file has no tokenizer");
-  if (kind.bytes != 5 || memcmp(kind.data, "llama", 5) != 0)
+  for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+    if (strlen(kinds[i].name) == name.bytes && memcmp(name.data, kinds[i].name, name.bytes) == 0)
+      *out = &kinds[i];
+  if (!*out)
     return cs_gguf_fail(gguf, error, CS_UNSUPPORTED,
-                        "tokenizer \"%.*s\" is not supported; supported: llama",
-                        kind.bytes > 40 ? 40 : (int)kind.bytes, kind.data);
+                        "tokenizer \"%.*s\" is not supported; supported: llama, gpt2, t5",
+                        name.bytes > 40 ? 40 : (int)name.bytes, name.data);
   *n_vocab = cs_gguf_array_length(gguf, KEY("tokens"));
   if (*n_vocab == 0 || *n_vocab > INT32_MAX / 4)
     return cs_gguf_fail(gguf, error, CS_CORRUPT, "key \"" KEY("tokens") "\": %llu tokens",
@@ -248,20 +307,39 @@ static cs_status check_kind(const cs_gguf *gguf, uint64_t *n_vocab, cs_error *er
   return CS_OK;
 }
 
+static cs_status read_model(cs_tokenizer *t, const cs_gguf *gguf, const kind *usual,
+                            cs_error *error) {
+  bool add_bos = usual->add_bos;
+  cs_status status = CS_OK;
+  t->add_space_prefix = usual->add_space_prefix;
+  cs_gguf_get_bool(gguf, KEY("add_space_prefix"), &t->add_space_prefix);
+  t->decodes_marks = t->kind != CS_TOKENIZER_MERGES;
+  t->n_stripped = t->decodes_marks && t->add_space_prefix;
+  if (t->kind == CS_TOKENIZER_MERGES) status = read_byte_level(t, gguf, &add_bos, error);
+  if (status == CS_OK) status = cs_tokenizer_index_added(t, error);
+  if (status == CS_OK) status = read_settings(t, gguf, usual, add_bos, error);
+  if (status == CS_OK && t->kind == CS_TOKENIZER_UNIGRAM) status = read_unigram(t, gguf, error);
+  return status;
+}
+
 cs_status cs_tokenizer_create(const cs_gguf *gguf, cs_tokenizer **out, cs_error *error) {
   *out = NULL;
   uint64_t n_vocab = 0;
-  cs_status status = check_kind(gguf, &n_vocab, error);
+  const kind *usual;
+  cs_status status = check_kind(gguf, &usual, &n_vocab, error);
   if (status != CS_OK) return status;
   cs_tokenizer *t = calloc(1, sizeof *t);
   if (!t) return cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
   t->n_vocab = (uint32_t)n_vocab;
+  t->kind = usual->kind;
+  t->source = usual->name;
+  t->unknown = t->bos = t->eos = -1;
   status = copy_pieces(t, gguf, error);
-  if (status == CS_OK) status = read_scores(t, gguf, error);
+  if (status == CS_OK && t->kind != CS_TOKENIZER_MERGES) status = read_scores(t, gguf, error);
   if (status == CS_OK) status = read_types(t, gguf, error);
-  if (status == CS_OK) status = build_table(t, gguf, error);
-  if (status == CS_OK) status = collect_specials(t, gguf, error);
-  if (status == CS_OK) status = read_settings(t, gguf, error);
+  if (status == CS_OK && !cs_tokenizer_index_text(t))
+    status = cs_gguf_fail(gguf, error, CS_OUT_OF_MEMORY, "out of memory");
+  if (status == CS_OK) status = read_model(t, gguf, usual, error);
   if (status != CS_OK) {
     cs_tokenizer_destroy(t);
     return status;
@@ -272,10 +350,19 @@ cs_status cs_tokenizer_create(const cs_gguf *gguf, cs_tokenizer **out, cs_error 
 
 void cs_tokenizer_destroy(cs_tokenizer *t) {
   if (!t) return;
+  for (uint32_t i = 0; t->normalized && i < t->n_vocab; i++)
+    free(t->normalized[i]);
+  free(t->normalized);
   free(t->pieces);
   free(t->arena);
   free(t->table);
-  free(t->specials);
+  free(t->added);
+  free(t->merges);
+  free(t->sorted);
+  free(t->prefix);
+  free(t->suffix);
+  cs_steps_finish(&t->normalizers);
+  cs_steps_finish(&t->pre_tokenizers);
   free(t);
 }
 
@@ -300,5 +387,10 @@ const char *cs_tokenizer_piece(const cs_tokenizer *t, int32_t id) {
 }
 
 size_t cs_tokenizer_max_piece_bytes(const cs_tokenizer *t) {
-  return t->max_piece_bytes;
+  const size_t growth = t->n_replacements > 0 ? sizeof t->replacements[0].to : 3; /* U+FFFD */
+  return growth * (t->max_piece_bytes + sizeof(((cs_detokenizer *)0)->pending));
+}
+
+const char *cs_tokenizer_kind(const cs_tokenizer *t) {
+  return t->source;
 }

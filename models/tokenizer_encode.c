@@ -1,8 +1,7 @@
-/* SentencePiece's BPE: a text starts as its characters, and the neighbouring pair whose joint
- * spelling has the highest score is merged, the leftmost of equals first, until no pair is in the
- * vocabulary. Pairs wait in a binary heap, so that n characters take O(n log n); a pair whose
- * halves have changed since it was put there is recognised by its length and dropped. Characters
- * that end up without a token become byte tokens, so that any bytes can be encoded. */
+/* From a text to ids: tokens that are taken whole are cut out first, what lies between them passes
+ * normalizers and pre-tokenizers, and the model cuts each piece. SentencePiece files without a
+ * tokenizer.json keep their own, simpler way: spaces become marks, and the whole stretch between
+ * two control tokens is one piece. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,146 +12,125 @@
 #define SPACE_MARK       "\xe2\x96\x81" /* U+2581, a space inside the vocabulary */
 #define SPACE_MARK_BYTES 3
 #define MAX_TEXT_BYTES   (1u << 26)
-#define NONE             (-1)
 
-typedef struct symbol { /* bytes = 0: merged into its left neighbour */
-  const char *text;
-  uint32_t bytes;
-  int32_t previous;
-  int32_t next;
-} symbol;
-
-typedef struct pair {
-  float score;
-  int32_t left;
-  int32_t right;
-  uint32_t bytes; /* of both, when it was found */
-} pair;
-
-typedef struct id_list {
-  int32_t *ids;
-  size_t n;
-  size_t capacity;
-} id_list;
-
-typedef struct merger {
+typedef struct encoder {
   const cs_tokenizer *tokenizer;
-  symbol *symbols;
-  size_t n_symbols;
-  pair *heap; /* the best first */
-  size_t n_pairs;
-} merger;
+  bool special; /* control tokens are taken as such */
+  cs_id_list *list;
+  cs_error *error;
+} encoder;
 
-static bool append(id_list *list, int32_t id) {
-  if (list->n == list->capacity) {
-    const size_t capacity = list->capacity ? 2 * list->capacity : 64;
-    int32_t *ids = realloc(list->ids, capacity * sizeof *ids);
-    if (!ids) return false;
-    list->ids = ids;
-    list->capacity = capacity;
+static cs_status no_memory(cs_error *error) {
+  return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+}
+
+/* ---- tokens that are taken whole --------------------------------------------------------- */
+
+/* Which of them are looked for. */
+typedef enum stage {
+  CONTROL,      /* of a SentencePiece file */
+  USER_DEFINED, /* likewise */
+  RAW,          /* before normalizers */
+  NORMALIZED    /* after them */
+} stage;
+
+static bool belongs(const encoder *e, const cs_piece *piece, stage now) {
+  const bool control = piece->type == CS_PIECE_CONTROL;
+  if (control && !e->special) return false;
+  if (now == CONTROL || now == USER_DEFINED) return control == (now == CONTROL);
+  return !(piece->matches & CS_ADDED_NORMALIZED) == (now == RAW);
+}
+
+/* The longest token of that stage that the text begins with, NULL when none. */
+static const cs_added *match_added(const encoder *e, const char *text, size_t bytes, stage now) {
+  const cs_tokenizer *t = e->tokenizer;
+  const uint8_t first = (uint8_t)text[0];
+  for (uint32_t i = t->added_begin[first]; i < t->added_begin[first + 1]; i++) {
+    const cs_added *added = &t->added[i];
+    if (added->bytes <= bytes && memcmp(added->match, text, added->bytes) == 0 &&
+        belongs(e, &t->pieces[added->id], now))
+      return added;
   }
-  list->ids[list->n++] = id;
-  return true;
+  return NULL;
 }
 
-/* ---- the heap ---------------------------------------------------------------------------- */
-
-static bool is_better(const pair *a, const pair *b) {
-  return a->score > b->score || (a->score == b->score && a->left < b->left);
+/* Where the character that ends before `at` begins; `from` when there is none. */
+static size_t previous_character(const char *text, size_t from, size_t at) {
+  if (at == from) return from;
+  do
+    at--;
+  while (at > from && ((uint8_t)text[at] & 0xc0) == 0x80);
+  return at;
 }
 
-static void push_pair(merger *m, pair added) {
-  size_t at = m->n_pairs++;
-  while (at > 0) {
-    const size_t parent = (at - 1) / 2;
-    if (!is_better(&added, &m->heap[parent])) break;
-    m->heap[at] = m->heap[parent];
-    at = parent;
-  }
-  m->heap[at] = added;
+static bool is_space_at(const char *text, size_t at, size_t end) {
+  const int length = cs_utf8_character((const uint8_t *)text + at, end - at);
+  return length > 0 && cs_is_space(cs_utf8_code_point(text + at, length));
 }
 
-static pair pop_pair(merger *m) {
-  const pair best = m->heap[0];
-  const pair last = m->heap[--m->n_pairs];
-  size_t at = 0;
-  for (;;) {
-    size_t child = 2 * at + 1;
-    if (child >= m->n_pairs) break;
-    if (child + 1 < m->n_pairs && is_better(&m->heap[child + 1], &m->heap[child])) child++;
-    if (!is_better(&m->heap[child], &last)) break;
-    m->heap[at] = m->heap[child];
-    at = child;
-  }
-  m->heap[at] = last;
-  return best;
+static bool is_word_at(const char *text, size_t at, size_t end) {
+  const int length = cs_utf8_character((const uint8_t *)text + at, end - at);
+  return length > 0 && cs_is_word(cs_utf8_code_point(text + at, length));
 }
 
-/* ---- merging ----------------------------------------------------------------------------- */
-
-static void consider(merger *m, int32_t left, int32_t right) {
-  if (left == NONE || right == NONE) return;
-  const uint32_t bytes = m->symbols[left].bytes + m->symbols[right].bytes;
-  const int32_t id = cs_tokenizer_find(m->tokenizer, m->symbols[left].text, bytes);
-  if (id < 0) return;
-  push_pair(m, (pair){m->tokenizer->pieces[id].score, left, right, bytes});
+static bool stands_alone(const char *text, size_t bytes, size_t begin, size_t end) {
+  return (begin == 0 || !is_word_at(text, previous_character(text, 0, begin), begin)) &&
+         (end == bytes || !is_word_at(text, end, bytes));
 }
 
-static void split_characters(merger *m, const char *text, size_t bytes) {
-  for (size_t at = 0; at < bytes;) {
-    const int length = cs_utf8_character((const uint8_t *)text + at, bytes - at);
-    const uint32_t taken = length > 0 ? (uint32_t)length : 1;
-    const int32_t index = (int32_t)m->n_symbols++;
-    m->symbols[index] = (symbol){text + at, taken, index - 1, index + 1};
-    at += taken;
-  }
-  m->symbols[m->n_symbols - 1].next = NONE;
-}
+typedef struct cut {
+  size_t begin;
+  size_t end;
+  int32_t id; /* -1: the text ends without one */
+} cut;
 
-static void merge_pairs(merger *m) {
-  for (int32_t i = 1; i < (int32_t)m->n_symbols; i++)
-    consider(m, i - 1, i);
-  while (m->n_pairs > 0) {
-    const pair best = pop_pair(m);
-    symbol *left = &m->symbols[best.left];
-    symbol *right = &m->symbols[best.right];
-    if (left->bytes == 0 || right->bytes == 0 || left->bytes + right->bytes != best.bytes) continue;
-    left->bytes = best.bytes;
-    left->next = right->next;
-    right->bytes = 0;
-    if (left->next != NONE) m->symbols[left->next].previous = best.left;
-    consider(m, left->previous, best.left);
-    consider(m, best.left, left->next);
-  }
-}
-
-static cs_status emit_bytes(const cs_tokenizer *t, const symbol *s, id_list *list,
-                            cs_error *error) {
-  for (uint32_t i = 0; i < s->bytes; i++) {
-    const uint8_t byte = (uint8_t)s->text[i];
-    const int32_t id = t->byte_ids[byte] >= 0 ? t->byte_ids[byte] : t->unknown;
-    if (id < 0)
-      return cs_error_set(error, CS_FAILED, "the vocabulary has no token for byte 0x%02X", byte);
-    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  }
-  return CS_OK;
-}
-
-static cs_status emit_symbols(const merger *m, id_list *list, cs_error *error) {
-  for (int32_t i = 0; i != NONE; i = m->symbols[i].next) {
-    const symbol *s = &m->symbols[i];
-    const int32_t id = cs_tokenizer_find(m->tokenizer, s->text, s->bytes);
-    if (id < 0) {
-      const cs_status status = emit_bytes(m->tokenizer, s, list, error);
-      if (status != CS_OK) return status;
-    } else if (!append(list, id)) {
-      return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+/* The next token of that stage at or after `at`, with the white space that it takes along. */
+static cut find_added(const encoder *e, const char *text, size_t at, size_t bytes, stage now) {
+  const size_t from = at;
+  while (at < bytes) {
+    const cs_added *added = match_added(e, text + at, bytes - at, now);
+    if (!added) {
+      at++;
+      continue;
     }
+    cut found = {at, at + added->bytes, added->id};
+    const uint8_t matches = e->tokenizer->pieces[added->id].matches;
+    at = found.end;
+    if ((matches & CS_ADDED_SINGLE_WORD) && !stands_alone(text, bytes, found.begin, found.end))
+      continue;
+    if (matches & CS_ADDED_LSTRIP)
+      for (size_t before; found.begin > from; found.begin = before) {
+        before = previous_character(text, from, found.begin);
+        if (!is_space_at(text, before, found.begin)) break;
+      }
+    if (matches & CS_ADDED_RSTRIP)
+      while (found.end < bytes && is_space_at(text, found.end, bytes))
+        found.end +=
+            (size_t)cs_utf8_character((const uint8_t *)text + found.end, bytes - found.end);
+    return found;
+  }
+  return (cut){bytes, bytes, -1};
+}
+
+typedef cs_status (*stretch_encoder)(const encoder *e, const char *text, size_t bytes, bool first);
+
+/* What lies between two tokens of that stage goes to `encode`; `first`: the text begins here. */
+static cs_status cut_out(const encoder *e, const char *text, size_t bytes, bool first, stage now,
+                         stretch_encoder encode) {
+  for (size_t begin = 0; begin < bytes;) {
+    const cut next = find_added(e, text, begin, bytes, now);
+    if (next.begin > begin) {
+      const cs_status status = encode(e, text + begin, next.begin - begin, first && begin == 0);
+      if (status != CS_OK) return status;
+    }
+    if (next.id < 0) return CS_OK;
+    if (!cs_id_list_append(e->list, next.id)) return no_memory(e->error);
+    begin = next.end;
   }
   return CS_OK;
 }
 
-/* ---- a stretch of plain text ------------------------------------------------------------- */
+/* ---- SentencePiece files ----------------------------------------------------------------- */
 
 /* Spaces become marks, and one goes in front where the vocabulary wants it. */
 static char *mark_spaces(const char *text, size_t bytes, bool prefix, size_t *marked_bytes) {
@@ -178,107 +156,88 @@ static char *mark_spaces(const char *text, size_t bytes, bool prefix, size_t *ma
   return marked;
 }
 
-static cs_status encode_plain(const cs_tokenizer *t, const char *text, size_t bytes, bool prefix,
-                              id_list *list, cs_error *error) {
+static cs_status encode_marked(const encoder *e, const char *text, size_t bytes, bool prefix) {
   if (bytes == 0 && !prefix) return CS_OK;
   size_t marked_bytes;
   char *marked = mark_spaces(text, bytes, prefix, &marked_bytes);
-  merger m = {.tokenizer = t};
-  m.symbols = malloc(marked_bytes * sizeof *m.symbols);
-  m.heap = malloc(3 * marked_bytes * sizeof *m.heap); /* each merge adds two pairs at most */
-  cs_status status = CS_OK;
-  if (!marked || !m.symbols || !m.heap) {
-    status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  } else {
-    split_characters(&m, marked, marked_bytes);
-    merge_pairs(&m);
-    status = emit_symbols(&m, list, error);
-  }
-  free(m.heap);
-  free(m.symbols);
+  if (!marked) return no_memory(e->error);
+  const cs_status status =
+      cs_tokenizer_merge(e->tokenizer, marked, marked_bytes, e->list, e->error);
   free(marked);
   return status;
 }
 
-/* ---- special tokens ---------------------------------------------------------------------- */
-
-/* The longest token of that type that the text begins with, -1 when none. */
-static int32_t match_special(const cs_tokenizer *t, const char *text, size_t bytes, uint32_t type) {
-  if (!t->special_starts[(uint8_t)text[0]]) return -1;
-  for (uint32_t i = 0; i < t->n_specials; i++) {
-    const cs_piece *piece = &t->pieces[t->specials[i]];
-    if (piece->type == type && piece->bytes <= bytes &&
-        memcmp(piece->text, text, piece->bytes) == 0)
-      return t->specials[i];
-  }
-  return -1;
-}
-
-/* The first place from `at` on where a token of that type stands; `bytes` when there is none. */
-static size_t find_special(const cs_tokenizer *t, const char *text, size_t at, size_t bytes,
-                           uint32_t type, int32_t *id) {
-  *id = -1;
-  for (; at < bytes; at++) {
-    *id = match_special(t, text + at, bytes - at, type);
-    if (*id >= 0) break;
-  }
-  return at;
-}
-
 /* User-defined tokens are cut out; the space in front comes once, before whatever is first. */
-static cs_status encode_stretch(const cs_tokenizer *t, const char *text, size_t bytes,
-                                id_list *list, cs_error *error) {
-  bool prefix = t->add_space_prefix;
+static cs_status encode_sentence(const encoder *e, const char *text, size_t bytes, bool first) {
+  (void)first;
+  bool prefix = e->tokenizer->add_space_prefix;
   for (size_t begin = 0; begin < bytes;) {
-    int32_t id;
-    const size_t end = find_special(t, text, begin, bytes, CS_PIECE_USER_DEFINED, &id);
-    const cs_status status = encode_plain(t, text + begin, end - begin, prefix, list, error);
+    const cut next = find_added(e, text, begin, bytes, USER_DEFINED);
+    const cs_status status = encode_marked(e, text + begin, next.begin - begin, prefix);
     if (status != CS_OK) return status;
-    if (id < 0) return CS_OK;
-    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+    if (next.id < 0) return CS_OK;
+    if (!cs_id_list_append(e->list, next.id)) return no_memory(e->error);
     prefix = false;
-    begin = end + t->pieces[id].bytes;
+    begin = next.end;
   }
   return CS_OK;
 }
 
-/* What lies between two control tokens is encoded as a text of its own. */
-static cs_status encode_stretches(const cs_tokenizer *t, const char *text, size_t bytes,
-                                  id_list *list, cs_error *error) {
-  for (size_t begin = 0; begin < bytes;) {
-    int32_t id;
-    const size_t end = find_special(t, text, begin, bytes, CS_PIECE_CONTROL, &id);
-    const cs_status status = encode_stretch(t, text + begin, end - begin, list, error);
-    if (status != CS_OK) return status;
-    if (id < 0) return CS_OK;
-    if (!append(list, id)) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-    begin = end + t->pieces[id].bytes;
+/* ---- everything else --------------------------------------------------------------------- */
+
+static cs_status encode_pieces(const encoder *e, const char *text, size_t bytes, bool first) {
+  const cs_tokenizer *t = e->tokenizer;
+  cs_pieces pieces;
+  cs_status status = cs_pre_tokenize(&t->pre_tokenizers, text, bytes, first, &pieces, e->error);
+  for (size_t i = 0; status == CS_OK && i < pieces.n; i++) {
+    const char *piece = pieces.text.data + pieces.spans[i].begin;
+    const size_t piece_bytes = pieces.spans[i].end - pieces.spans[i].begin;
+    status = t->kind == CS_TOKENIZER_UNIGRAM
+                 ? cs_tokenizer_unigram(t, piece, piece_bytes, e->list, e->error)
+                 : cs_tokenizer_merge(t, piece, piece_bytes, e->list, e->error);
   }
-  return CS_OK;
+  cs_pieces_finish(&pieces);
+  return status;
+}
+
+static cs_status encode_raw(const encoder *e, const char *text, size_t bytes, bool first) {
+  cs_text normalized;
+  cs_status status = cs_normalize(&e->tokenizer->normalizers, text, bytes, &normalized, e->error);
+  if (status != CS_OK) return status;
+  status = cut_out(e, normalized.data, normalized.bytes, first, NORMALIZED, encode_pieces);
+  free(normalized.data);
+  return status;
+}
+
+static bool append_all(cs_id_list *list, const int32_t *ids, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!cs_id_list_append(list, ids[i])) return false;
+  return true;
 }
 
 cs_status cs_tokenizer_encode(const cs_tokenizer *t, const char *text, size_t text_bytes,
-                              bool special, int32_t **ids, size_t *n_ids, cs_error *error) {
+                              uint32_t special, int32_t **ids, size_t *n_ids, cs_error *error) {
   *ids = NULL;
   *n_ids = 0;
   if (text_bytes > MAX_TEXT_BYTES)
     return cs_error_set(error, CS_OUT_OF_RANGE, "a text of %zu bytes is longer than %u", text_bytes,
                         MAX_TEXT_BYTES);
-  id_list list = {0};
-  const bool bos = special && t->add_bos && t->bos >= 0;
-  const bool eos = special && t->add_eos && t->eos >= 0;
+  cs_id_list list = {0};
+  const encoder e = {t, special != CS_ENCODE_PLAIN, &list, error};
+  const bool adds = special == CS_ENCODE_SPECIAL;
+  const bool sentences = t->kind == CS_TOKENIZER_SCORES;
   cs_status status = CS_OK;
-  if (bos && !append(&list, t->bos)) goto err_memory;
-  status = special ? encode_stretches(t, text, text_bytes, &list, error)
-                   : encode_stretch(t, text, text_bytes, &list, error);
+  if (adds && !append_all(&list, t->prefix, t->n_prefix)) goto err_memory;
+  status = cut_out(&e, text, text_bytes, true, sentences ? CONTROL : RAW,
+                   sentences ? encode_sentence : encode_raw);
   if (status != CS_OK) goto err_free_list;
-  if (eos && !append(&list, t->eos)) goto err_memory;
+  if (adds && !append_all(&list, t->suffix, t->n_suffix)) goto err_memory;
   *ids = list.ids;
   *n_ids = list.n;
   return CS_OK;
 
 err_memory:
-  status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  status = no_memory(error);
 err_free_list:
   free(list.ids);
   return status;

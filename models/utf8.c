@@ -16,3 +16,36 @@ int cs_utf8_character(const uint8_t *bytes, size_t n) {
   }
   return (int)length;
 }
+
+uint32_t cs_utf8_code_point(const char *bytes, int length) {
+  const uint8_t *const b = (const uint8_t *)bytes;
+  if (length <= 1) return b[0];
+  uint32_t value = b[0] & (0x7fu >> length);
+  for (int i = 1; i < length; i++)
+    value = value << 6 | (b[i] & 0x3fu);
+  return value;
+}
+
+uint32_t cs_utf8_write(uint32_t c, char out[4]) {
+  if (c < 0x80) {
+    out[0] = (char)c;
+    return 1;
+  }
+  const uint32_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+  for (uint32_t i = length - 1; i > 0; i--) {
+    out[i] = (char)(0x80 | (c & 0x3f));
+    c >>= 6;
+  }
+  out[0] = (char)((0xf00u >> length & 0xff) | c);
+  return length;
+}
+
+size_t cs_utf8_run(const char *bytes, size_t n) {
+  size_t at = 0;
+  while (at < n) {
+    const int length = cs_utf8_character((const uint8_t *)bytes + at, n - at);
+    if (length <= 0) break;
+    at += (size_t)length;
+  }
+  return at;
+}

@@ -13,4 +13,11 @@
  * invalid (RFC 3629). */
 int cs_utf8_character(const uint8_t *bytes, size_t n);
 
+/* The code point of a well-formed character of that length. */
+uint32_t cs_utf8_code_point(const char *bytes, int length);
+/* Writes a code point (up to U+10FFFF) and returns its length. */
+uint32_t cs_utf8_write(uint32_t code_point, char out[4]);
+/* How many of the n bytes are well-formed characters, from the first on. */
+size_t cs_utf8_run(const char *bytes, size_t n);
+
 #endif

@@ -43,11 +43,9 @@ static cs_status wrap(cs_model *opened, bool whole, consort_model **out, cs_erro
   if (gguf && !(model->tensor_names = copy_tensor_names(gguf))) goto err_free;
   *(whole ? &model->model : &model->vocabulary) = opened;
   model->tokenizer = cs_model_tokenizer(opened);
-  cs_gguf_string name;
-  if (model->tokenizer && gguf && cs_gguf_get_string(gguf, "tokenizer.ggml.model", &name)) {
-    const size_t limit = sizeof model->tokenizer_name - 1;
-    memcpy(model->tokenizer_name, name.data, name.bytes < limit ? name.bytes : limit);
-  }
+  if (model->tokenizer)
+    snprintf(model->tokenizer_name, sizeof model->tokenizer_name, "%s",
+             cs_tokenizer_kind(model->tokenizer));
   *out = model;
   return CS_OK;
 
@@ -208,7 +206,9 @@ cs_status consort_tokenize(const consort_model *model, const char *text, size_t 
   const cs_tokenizer *tokenizer;
   const cs_status status = cs_model_need_tokenizer(inner(model), &tokenizer, error);
   if (status != CS_OK) return status;
-  return cs_tokenizer_encode(tokenizer, text, text_bytes, special != 0, tokens, n_tokens, error);
+  if (special > CS_ENCODE_MARKED)
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "special is %u", special);
+  return cs_tokenizer_encode(tokenizer, text, text_bytes, special, tokens, n_tokens, error);
 }
 
 const char *consort_token_piece(const consort_model *model, int32_t token) {
@@ -222,11 +222,11 @@ cs_status consort_detokenize(const consort_model *model, const int32_t *tokens, 
   const cs_tokenizer *tokenizer;
   const cs_status status = cs_model_need_tokenizer(inner(model), &tokenizer, error);
   if (status != CS_OK) return status;
-  const size_t step = cs_tokenizer_max_piece_bytes(tokenizer) + 8;
+  const size_t step = cs_tokenizer_max_piece_bytes(tokenizer);
   size_t capacity = 0, used = 0;
   char *buffer = NULL;
   cs_detokenizer state;
-  cs_detokenizer_init(&state, tokenizer, true);
+  cs_detokenizer_init(&state, tokenizer, true, false);
   for (size_t i = 0; i <= n_tokens; i++) {
     if (capacity - used <= step) { /* room for one piece and the final NUL */
       capacity = capacity * 2 + step + 1;

@@ -28,6 +28,7 @@ typedef struct generation {
   char *piece; /* text of one token */
   size_t piece_capacity;
   cs_detokenizer detokenizer;
+  uint32_t n_output; /* tokens at most */
   uint64_t begin_us;
   uint64_t first_us;
   uint64_t last_us;
@@ -81,14 +82,14 @@ static cs_status copy_biases(generation *one, cs_error *error) {
 
 static cs_status allocate(generation *one, uint32_t n_output, const cs_tokenizer *tokenizer,
                           cs_error *error) {
-  one->piece_capacity = tokenizer ? cs_tokenizer_max_piece_bytes(tokenizer) + 9 : 1;
+  one->piece_capacity = tokenizer ? cs_tokenizer_max_piece_bytes(tokenizer) + 4 : 1;
   one->tokens = malloc(((size_t)n_output + 1) * sizeof *one->tokens);
   one->piece = malloc(one->piece_capacity);
   if (one->options.n_logprobs > 0)
     one->logprobs = calloc((size_t)n_output + 1, one->options.n_logprobs * sizeof *one->logprobs);
   if (!one->tokens || !one->piece || (one->options.n_logprobs > 0 && !one->logprobs))
     return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for an answer of %u tokens", n_output);
-  if (tokenizer) cs_detokenizer_init(&one->detokenizer, tokenizer, false);
+  if (tokenizer) cs_detokenizer_init(&one->detokenizer, tokenizer, false, true);
   return cs_answer_text_init(&one->text, one->options.stops, one->options.n_stops, error);
 }
 
@@ -113,6 +114,7 @@ static cs_status begin(generations *all, generation *one, const cs_session_promp
   uint32_t n_output = one->options.n_tokens ? one->options.n_tokens : DEFAULT_OUTPUT_TOKENS;
   if (n_output > room) n_output = room;
   one->n_prompt = prompt->n_tokens;
+  one->n_output = n_output;
   status = allocate(one, n_output, session->model->tokenizer, error);
   if (status) return status;
   one->begin_us = begin_us;
@@ -178,6 +180,9 @@ static void take_token(generations *all, generation *one, const cs_router_event 
   if (all->session->model->tokenizer)
     n_bytes =
         cs_detokenizer_push(&one->detokenizer, event->token, one->piece, one->piece_capacity - 1);
+  if (all->session->model->tokenizer && one->n_tokens == one->n_output) /* nothing can follow */
+    n_bytes += cs_detokenizer_flush(&one->detokenizer, one->piece + n_bytes,
+                                    one->piece_capacity - 1 - n_bytes);
   const size_t n_before = one->text.n_shown;
   if (!status) status = cs_answer_text_append(&one->text, one->piece, n_bytes, &error);
   if (status) {

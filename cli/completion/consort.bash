@@ -46,7 +46,7 @@ _consort() {
     worker) options="--listen --device --model --secret-file" ;;
     run) options="-p --prompt -n --n-tokens $placement --ctx --temp --top-k --top-p --min-p --seed
                   --repetition-penalty --frequency-penalty --presence-penalty --logit-bias --stop
-                  --logprobs --stats --json" ;;
+                  --logprobs --chat --system --chat-template --stats --json" ;;
     tokenize) options="--no-special --json" ;;
     logits) options="--tokens --device $placement --split -o --output" ;;
     eval) options="-f --file --ctx --skip --windows $placement --compare --against-model

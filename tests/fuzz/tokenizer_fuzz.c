@@ -69,7 +69,7 @@ static void round_trip(const cs_tokenizer *t, const input *text, bool special) {
   char *out = malloc((n_ids + 1) * room);
   FUZZ_CHECK(out);
   cs_detokenizer d;
-  cs_detokenizer_init(&d, t, true);
+  cs_detokenizer_init(&d, t, true, false);
   size_t n = 0;
   for (size_t i = 0; i < n_ids; i++) {
     FUZZ_CHECK(ids[i] >= 0 && (uint32_t)ids[i] < cs_tokenizer_n_vocab(t));

@@ -1,6 +1,7 @@
 consort_add_python_test(reference_selftest reference/selftest.py unit)
 if(TARGET consort_cli)
   consort_add_python_test(logits_test integration/logits_test.py integration)
+  consort_add_python_test(chat_test integration/chat_test.py integration)
   consort_add_python_test(architectures_test integration/architectures_test.py integration)
   consort_add_python_test(formats_test integration/formats_test.py integration)
   consort_add_python_test(placements_test integration/placements_test.py integration)

@@ -94,7 +94,9 @@ static cs_status emit_forward(const world *w, cs_error *error) {
 }
 
 static cs_status encode(const world *w, cs_error *error) {
-  static const char text[] = "abc bc <user> a</s>z";
+#define LONG "abc bc abc bc abc bc abc bc abc bc abc bc abc bc abc bc abc bc abc bc"
+  static const char text[] = LONG "<user>" LONG "</s>" LONG;
+#undef LONG
   int32_t *ids;
   size_t n;
   const cs_status status = cs_tokenizer_encode(cs_model_tokenizer(w->model), text, sizeof text - 1,

@@ -198,7 +198,7 @@ static size_t decode(const cs_tokenizer *t, const int32_t *ids, size_t n, bool v
                      size_t capacity) {
   cs_detokenizer d;
   size_t at = 0;
-  cs_detokenizer_init(&d, t, true);
+  cs_detokenizer_init(&d, t, true, false);
   for (size_t i = 0; i < n; i++) {
     const size_t room = cs_tokenizer_max_piece_bytes(t) + 8;
     assert_true(at + room <= capacity);
@@ -258,7 +258,7 @@ static void half_a_character_waits_for_the_rest(void **state) {
   cs_detokenizer d;
   char out[64];
   static const uint8_t pizza[] = {0xf0, 0x9f, 0x8d, 0x95};
-  cs_detokenizer_init(&d, f.tokenizer, false);
+  cs_detokenizer_init(&d, f.tokenizer, false, false);
   for (int i = 0; i < 3; i++)
     assert_int_equal(cs_detokenizer_push(&d, BYTE_0 + pizza[i], out, sizeof out), 0);
   assert_int_equal(cs_detokenizer_push(&d, BYTE_0 + pizza[3], out, sizeof out), 4);
@@ -278,6 +278,39 @@ static void half_a_character_waits_for_the_rest(void **state) {
   assert_int_equal(cs_detokenizer_push(&d, MARK_ABC, out, sizeof out), 4);
   assert_memory_equal(out, " abc", 4);
   assert_int_equal(cs_detokenizer_push(&d, MARK_ABC, out, 2), 2);
+  finish(&f);
+}
+
+static void a_broken_character_becomes_one_replacement(void **state) {
+  (void)state;
+  static const struct {
+    const char *bytes;
+    const char *expected;
+  } cases[] = {
+      {"\xf0\x9f\x8d", "\xef\xbf\xbd"}, /* unfinished at the end */
+      {"\xf0\x9f"
+       "a",
+       "\xef\xbf\xbd"
+       "a"}, /* broken by what follows */
+      {"\xe2\x82\xe2\x82\xac", "\xef\xbf\xbd\xe2\x82\xac"},
+      {"\x80\xff", "\xef\xbf\xbd\xef\xbf\xbd"}, /* no beginning at all */
+      {"\xc3\xa9", "\xc3\xa9"},
+  };
+  fixture f = make_usual();
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    char out[64];
+    size_t n = 0;
+    cs_detokenizer d;
+    cs_detokenizer_init(&d, f.tokenizer, false, true);
+    for (const char *byte = cases[i].bytes; *byte; byte++) {
+      n += cs_detokenizer_push(&d, BYTE_0 + (uint8_t)*byte, out + n, sizeof out - n);
+      assert_true(is_valid_utf8(out, n));
+    }
+    n += cs_detokenizer_push(&d, EOS, out + n, sizeof out - n); /* ends what was unfinished */
+    assert_int_equal(cs_detokenizer_flush(&d, out + n, sizeof out - n), 0);
+    assert_int_equal(n, strlen(cases[i].expected));
+    assert_memory_equal(out, cases[i].expected, n);
+  }
   finish(&f);
 }
 
@@ -345,8 +378,8 @@ static void broken_vocabularies_are_refused(void **state) {
   gguf_builder none = {0};
   assert_refused(&none, CS_NOT_FOUND, "no tokenizer");
   gguf_builder other = {0};
-  add_text(&other, "tokenizer.ggml.model", "gpt2");
-  assert_refused(&other, CS_UNSUPPORTED, "\"gpt2\"");
+  add_text(&other, "tokenizer.ggml.model", "bert");
+  assert_refused(&other, CS_UNSUPPORTED, "\"bert\"");
   gguf_builder empty = {0};
   add_text(&empty, "tokenizer.ggml.model", "llama");
   assert_refused(&empty, CS_CORRUPT, "tokens");
@@ -439,6 +472,7 @@ int main(void) {
       cmocka_unit_test(ends_are_known),
       cmocka_unit_test(any_bytes_survive_the_round_trip),
       cmocka_unit_test(half_a_character_waits_for_the_rest),
+      cmocka_unit_test(a_broken_character_becomes_one_replacement),
       cmocka_unit_test(only_the_first_space_is_dropped_at_the_start),
       cmocka_unit_test(a_long_text_takes_little_time),
       cmocka_unit_test(broken_vocabularies_are_refused),

@@ -154,7 +154,8 @@ CONSORT_API size_t consort_model_n_tensors(const consort_model *model);
 CONSORT_API cs_status consort_model_tensor(const consort_model *model, size_t index,
                                            consort_tensor_info *out, cs_error *error);
 
-/* special: 1 adds BOS and EOS as the file asks and reads special tokens in the text as such.
+/* special: 1 adds BOS and EOS as the file asks and reads special tokens in the text as such, 2 reads
+ * them and adds none (for what consort_chat_render gives), 0 does neither.
  * *tokens is freed with consort_free. */
 CONSORT_API cs_status consort_tokenize(const consort_model *model, const char *text,
                                        size_t text_bytes, uint32_t special, int32_t **tokens,
@@ -165,6 +166,23 @@ CONSORT_API const char *consort_token_piece(const consort_model *model, int32_t 
 CONSORT_API cs_status consort_detokenize(const consort_model *model, const int32_t *tokens,
                                          size_t n_tokens, char **text, size_t *text_bytes,
                                          cs_error *error);
+
+/* ---- chat ---- */
+
+typedef struct consort_chat_options {
+  uint32_t struct_size;
+  uint32_t no_generation_prompt; /* 1: do not end with the beginning of the assistant's turn */
+  const char *messages;          /* JSON: [{"role": "user", "content": "..."}, ...] */
+  const char *tools;             /* JSON: a list of function schemas; NULL: none */
+  const char *variables;         /* JSON: an object of further template variables; NULL: none */
+  const char *chat_template;     /* Jinja; NULL: the model's own */
+} consort_chat_options;
+
+/* The conversation as the text that the model is to go on from, by its chat template: *text is
+ * NUL-terminated and freed with consort_free. CS_NOT_FOUND: the model has no template. */
+CONSORT_API cs_status consort_chat_render(const consort_model *model,
+                                          const consort_chat_options *options, char **text,
+                                          size_t *text_bytes, cs_error *error);
 
 /* ---- plan ---- */
 
