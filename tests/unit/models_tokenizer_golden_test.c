@@ -349,7 +349,7 @@ static void a_pattern_that_explodes_is_stopped(void **state) {
   cs_error error = CS_ERROR_INIT;
   int32_t *ids;
   size_t n;
-  char text[60];
+  char text[36];
   memset(text, 'a', sizeof text);
   text[sizeof text - 1] = 'b';
   assert_int_equal(cs_tokenizer_encode(t, text, sizeof text, false, &ids, &n, &error),
