@@ -59,6 +59,8 @@ bool report_next_op(const report *r, size_t *next, report_op *out) {
     const kit_case *c = &registry->cases[i];
     const kit_result *result = &r->board->results[i];
     if (c->op_id != first->op_id || c->dtype != first->dtype || !result->status) continue;
+    out->n_cases++;
+    out->n_passed += result->status == KIT_PASSED;
     if (rank_of(c, result->status) > worst) {
       worst = rank_of(c, result->status);
       out->status = result->status;
@@ -106,6 +108,10 @@ static void print_badges(FILE *out, const char *title, uint32_t badges) {
   fprintf(out, "%s\n", badges ? "" : " none");
 }
 
+static void print_next_line(void *user, const char *line) {
+  fprintf(user, "next: %s\n", line);
+}
+
 void report_print_summary(FILE *out, const report *r) {
   print_timings(out, r);
   fputc('\n', out);
@@ -117,6 +123,7 @@ void report_print_summary(FILE *out, const report *r) {
           r->device, r->board->device_description, (unsigned long long)r->options->seed);
   print_badges(out, "badges:", r->earned);
   if (r->required & ~r->earned) print_badges(out, "missing badges:", r->required & ~r->earned);
+  report_walk_next(r, print_next_line, out);
   fprintf(out, "%u run: %u passed, %u failed, %u unsupported, %u waived\n", r->n_run, r->n_passed,
           r->n_failed, r->n_unsupported, r->n_waived);
   fprintf(out, "%u passed, %u failed, %u skipped\n", r->n_passed, r->n_failed,

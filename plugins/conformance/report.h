@@ -23,6 +23,7 @@ typedef struct report_op {
   uint32_t status; /* the worst of its cases */
   double nmse;     /* the largest; negative when nothing was compared so */
   double max_error;
+  uint32_t n_cases, n_passed;
   const kit_timing *timing; /* NULL when it was not timed */
 } report_op;
 
@@ -33,6 +34,11 @@ const char *report_status_name(uint32_t status);
 /* Walks the table of ops: false at the end. Start with *next = 0. */
 bool report_next_op(const report *r, size_t *next, report_op *out);
 
+/* One line, without its end. */
+typedef void (*report_line_fn)(void *user, const char *line);
+/* What to do next, most pressing first; nothing when all badges are earned and all is fast. */
+void report_walk_next(const report *r, report_line_fn tell, void *user);
+
 void report_print_case(FILE *out, const kit_case *c, const kit_result *result);
 void report_print_summary(FILE *out, const report *r);
 /* Each writes a whole file: false with errno set when it cannot. */
@@ -41,5 +47,12 @@ bool report_write_junit(const char *path, const report *r);
 bool report_write_html(const char *path, const report *r);
 /* The op table of ops.h as the page docs/ops.md. */
 void report_print_ops(FILE *out);
+
+/* ---- shared by the writers ---- */
+
+/* Text for XML and HTML. */
+void report_put_escaped(FILE *out, const char *text);
+/* False when something could not be written. */
+bool report_close_written(FILE *out);
 
 #endif

@@ -67,26 +67,32 @@ static json_t *device_json(const report *r) {
                    (board->device_flags & CS_DEVICE_SOFTWARE) != 0);
 }
 
+static void add_next_line(void *user, const char *line) {
+  json_array_append_new(user, json_string(line));
+}
+
 bool report_write_json(const char *path, const report *r) {
   const kit_board *board = r->board;
   double bytes_per_s, flops_per_s;
   kit_roofline(board, &bytes_per_s, &flops_per_s);
-  json_t *ops = json_array(), *timings = json_array();
+  json_t *ops = json_array(), *timings = json_array(), *next_lines = json_array();
   report_op op;
   for (size_t next = 0; report_next_op(r, &next, &op);)
     if (op.status != KIT_NOT_RUN) json_array_append_new(ops, op_json(r, &op));
   for (uint32_t i = 0; i < board->n_timings; i++)
     json_array_append_new(timings, timing_json(r, &board->timings[i]));
+  report_walk_next(r, add_next_line, next_lines);
   json_t *root = json_pack(
       "{s:s, s:s, s:s, s:s, s:o, s:I, s:{s:i, s:i, s:i, s:i, s:i}, s:o, s:o, s:{s:f, s:f, s:f}, "
-      "s:o, s:o, s:o}",
+      "s:o, s:o, s:o, s:o}",
       "plugin", board->plugin_name, "version", board->plugin_version, "vendor",
       board->plugin_vendor, "device", r->device, "properties", device_json(r), "seed",
       (json_int_t)r->options->seed, "tests", "run", (int)r->n_run, "passed", (int)r->n_passed,
       "failed", (int)r->n_failed, "unsupported", (int)r->n_unsupported, "waived", (int)r->n_waived,
       "badges", badges_json(r->earned), "missing_badges", badges_json(r->required & ~r->earned),
       "roofline", "copy_bytes_per_s", board->copy_bytes_per_s, "bytes_per_s", bytes_per_s,
-      "flops_per_s", flops_per_s, "ops", ops, "timings", timings, "cases", cases_json(r));
+      "flops_per_s", flops_per_s, "ops", ops, "timings", timings, "cases", cases_json(r), "next",
+      next_lines);
   if (!root) return false;
   const bool is_written = json_dump_file(root, path, JSON_INDENT(1)) == 0;
   json_decref(root);

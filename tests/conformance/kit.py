@@ -13,6 +13,7 @@ from pathlib import Path
 KIT = os.environ["CONSORT_TEST_KIT"]
 CPU = os.environ["CONSORT_TEST_CPU_PLUGIN"]
 NULL = os.environ["CONSORT_TEST_NULL_PLUGIN"]
+NPU = os.environ["CONSORT_TEST_NPU_PLUGIN"]
 FAULT = os.environ["CONSORT_TEST_FAULT_PLUGIN"]
 TABLES = os.environ["CONSORT_TEST_TABLES_PLUGIN"]
 SANITIZED = b"__sanitizer_" in Path(KIT).read_bytes()

@@ -6,7 +6,7 @@ import unittest
 import xml.etree.ElementTree
 from pathlib import Path
 
-from kit import CPU, KIT, SOURCE, run
+from kit import CPU, KIT, NPU, NULL, SOURCE, run
 
 
 def waive(text: str) -> tuple[int, str]:
@@ -58,8 +58,18 @@ class Reports(unittest.TestCase):
             suite = xml.etree.ElementTree.parse(junit).getroot()
             self.assertEqual(int(suite.get("tests")), len(suite.findall("testcase")))
             page = html.read_text()
-            self.assertIn("<h2>Ops</h2>", page)
+            for part in ("<h2>Ops</h2>", "Disaggregated", "largest error", "of roofline", "What to do next", "Not served: 2 cases"):
+                self.assertIn(part, page)
             self.assertNotIn("src=", page)
+
+    def test_what_to_do_next_is_told(self) -> None:
+        done = run(CPU, "--only", "add/*", fault="launch:1:6")
+        self.assertIn("next: Mend add/f32: ", done.out)
+        self.assertIn("--seed", done.report["next"][-1])
+        done = run(NULL, "--only", "device/properties,profile/*,rope/interleaved")
+        self.assertTrue(any(line.startswith("Mend rope/interleaved") for line in done.report["next"]), done.report["next"])
+        done = run(NPU)
+        self.assertTrue(done.report["next"][0].startswith("For the badge LLM-dense, serve "), done.report["next"])
 
     def test_a_waiver_with_a_reason_passes(self) -> None:
         self.assertEqual(waive("add/f32: the driver drops its first launch\n")[0], 0)

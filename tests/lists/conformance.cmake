@@ -29,7 +29,7 @@ if(Python3_FOUND AND TARGET consort_plugin_fault)
     add_test(NAME ${name}
              COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/conformance/${name}.py)
     set_tests_properties(${name} PROPERTIES LABELS conformance TIMEOUT 600 ENVIRONMENT
-      "CONSORT_TEST_KIT=$<TARGET_FILE:consort-cts>;CONSORT_TEST_CPU_PLUGIN=$<TARGET_FILE:consort_plugin_cpu>;CONSORT_TEST_NULL_PLUGIN=$<TARGET_FILE:consort_plugin_null>;CONSORT_TEST_FAULT_PLUGIN=$<TARGET_FILE:consort_plugin_fault>;CONSORT_TEST_TABLES_PLUGIN=$<TARGET_FILE:kit_tables>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
+      "CONSORT_TEST_KIT=$<TARGET_FILE:consort-cts>;CONSORT_TEST_CPU_PLUGIN=$<TARGET_FILE:consort_plugin_cpu>;CONSORT_TEST_NULL_PLUGIN=$<TARGET_FILE:consort_plugin_null>;CONSORT_TEST_NPU_PLUGIN=$<TARGET_FILE:consort_plugin_npu-sim>;CONSORT_TEST_FAULT_PLUGIN=$<TARGET_FILE:consort_plugin_fault>;CONSORT_TEST_TABLES_PLUGIN=$<TARGET_FILE:kit_tables>;CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
   endforeach()
 endif()
 if(TARGET consort_plugin_fault AND TARGET consort_plugin_npu-sim AND TARGET consort_cli)
