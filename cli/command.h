@@ -16,6 +16,7 @@ int cli_pull(int argc, char **argv);
 int cli_tokenize(int argc, char **argv);
 int cli_logits(int argc, char **argv);
 int cli_eval(int argc, char **argv);
+int cli_quantize(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_plan(int argc, char **argv);
 int cli_cts(int argc, char **argv);

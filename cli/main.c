@@ -22,6 +22,7 @@ static const command commands[] = {
     {"tokenize", cli_tokenize, "token ids and pieces of a text"},
     {"logits", cli_logits, "write the logits of given tokens to a .npy file"},
     {"eval", cli_eval, "perplexity of a text, and how two placements or files differ"},
+    {"quantize", cli_quantize, "write a model as GGUF in another format"},
     {"bench", cli_bench, "measure tokens per second, and the share of the device's limits"},
     {"plan", cli_plan, "predict and compare placements"},
     {"worker", cli_worker, "offer this process's devices to sessions in others"},

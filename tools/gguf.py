@@ -1,4 +1,4 @@
-"""Reads and writes GGUF version 3 files, with the block formats F32, F16, BF16, Q8_0 and Q4_0.
+"""Reads and writes GGUF version 3 files, with values in F32, F16, BF16, Q8_0 and Q4_0.
 
 A file is: magic, version, counts, metadata (key, type, value), tensor table (name, dims, type, offset), padding to
 `general.alignment`, tensor data. All numbers are little-endian. GGUF lists dims innermost first; arrays here have numpy's order,
@@ -43,7 +43,11 @@ class TensorType(IntEnum):
     F32 = 0
     F16 = 1
     Q4_0 = 2
+    Q5_0 = 6
     Q8_0 = 8
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
     BF16 = 30
 
 
@@ -53,7 +57,11 @@ _SCALARS = {ValueType.U8: "<B", ValueType.I8: "<b", ValueType.U16: "<H", ValueTy
 
 # Elements and bytes of one block.
 _BLOCKS = {TensorType.F32: (1, 4), TensorType.F16: (1, 2), TensorType.BF16: (1, 2), TensorType.Q8_0: (BLOCK, 34),
-           TensorType.Q4_0: (BLOCK, 18)}
+           TensorType.Q4_0: (BLOCK, 18), TensorType.Q5_0: (BLOCK, 22), TensorType.Q4_K: (256, 144), TensorType.Q5_K: (256, 176),
+           TensorType.Q6_K: (256, 210)}
+
+# Types whose values this module reads and writes; of the others it reads the bytes.
+VALUE_TYPES = (TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0)
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ def quantize(values: NDArray[Any], type: TensorType) -> NDArray[np.uint8]:
     Q8_0: d = max|x| / 127, q = round(x / d), halves away from zero. Q4_0: d = m / -8 where m is the value of largest
     magnitude, q = min(15, floor(x / d + 8.5)). The scales are stored as F16; q is computed with the unrounded d, as ggml does.
     """
+    if type not in VALUE_TYPES:
+        raise GgufError(f"values of {type.name} are not written")
     x = np.ascontiguousarray(values, dtype=np.float32)
     data_bytes(x.shape, type)
     if type == TensorType.F32:
@@ -140,6 +150,8 @@ def quantize(values: NDArray[Any], type: TensorType) -> NDArray[np.uint8]:
 
 def dequantize(data: NDArray[np.uint8], type: TensorType, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """float32 values (shape) of stored bytes."""
+    if type not in VALUE_TYPES:
+        raise GgufError(f"values of {type.name} are not read")
     if data.size != data_bytes(shape, type):
         raise GgufError(f"{data.size} bytes do not hold {shape} as {type.name}")
     if type == TensorType.F32:

@@ -17,7 +17,7 @@ _consort() {
 
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W \
-      "devices pull info run tokenize logits eval bench plan worker cts new-plugin --version --help" -- "$current")
+      "devices pull info run tokenize logits eval quantize bench plan worker cts new-plugin --version --help" -- "$current")
     return
   fi
 
@@ -29,6 +29,7 @@ _consort() {
       fi
       return ;;
     --kv-dtype | --against-kv-dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8" -- "$current"); return ;;
+    -t | --type) mapfile -t COMPREPLY < <(compgen -W "Q8_0 Q4_0 Q4_K_M Q6_K" -- "$current"); return ;;
     --fallback) mapfile -t COMPREPLY < <(compgen -W "strict warn allow" -- "$current"); return ;;
     --shape)
       mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
@@ -51,6 +52,7 @@ _consort() {
     logits) options="--tokens --device $placement --split -o --output" ;;
     eval) options="-f --file --ctx --skip --windows $placement --compare --against-model
                    --against-prefill --against-decode --against-kv-dtype --nmse-limit --json" ;;
+    quantize) options="-t --type --threads --json" ;;
     bench) options="--shape --format $placement -p --n-prompt -n --n-output -b --batch
                     -r --repetitions --json" ;;
     plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot

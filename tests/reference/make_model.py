@@ -118,7 +118,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ffn", type=int, default=160)
     parser.add_argument("--vocab", type=int, default=320, help=f"at least {N_SPECIAL}")
     parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--dtype", choices=[t.name.lower() for t in TensorType], default="f32", help="of matrices")
+    parser.add_argument("--dtype", choices=[t.name.lower() for t in gguf.VALUE_TYPES], default="f32", help="of matrices")
     parser.add_argument("--eps", type=float, default=1e-5, help="of the RMS norms")
     parser.add_argument("--scale-embeddings", type=float, default=1.0, help="small embeddings make --eps show in the logits")
     parser.add_argument("--tied", action="store_true", help="no output.weight: the embeddings serve")

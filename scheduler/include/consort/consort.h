@@ -467,6 +467,36 @@ CONSORT_API cs_status consort_worker_plugins(consort_runtime *runtime, const cha
                                              consort_plugin_info **plugins, size_t *n_plugins,
                                              cs_error *error);
 
+/* ---- other formats ---- */
+
+typedef struct consort_quantized_tensor {
+  uint32_t struct_size;
+  uint32_t reserved;
+  const char *name; /* strings are borrowed for the call */
+  const char *from; /* "bf16" */
+  const char *to;   /* "q4_k" */
+  uint64_t n_elements;
+  uint64_t bytes; /* in the new file */
+  double nmse;    /* of what will be read back: sum((y - x)^2) / sum(x^2) */
+  double rmse;
+  uint64_t done_bytes; /* of the source, with this tensor */
+  uint64_t total_bytes;
+} consort_quantized_tensor;
+
+typedef struct consort_quantize_options {
+  uint32_t struct_size;
+  uint32_t n_threads; /* 0: one for each core */
+  const char *type;   /* "Q8_0", "Q4_0", "Q4_K_M" or "Q6_K" */
+  /* Told after each tensor; may be NULL. A non-zero return ends it with CS_CANCELLED. */
+  int (*progress)(void *user, const consort_quantized_tensor *tensor);
+  void *progress_user;
+} consort_quantize_options;
+
+/* Writes the model at `from` (GGUF or a folder) as the GGUF file `to`, which appears complete or
+ * not at all. Each tensor gets the format that llama.cpp gives it in files of that type. */
+CONSORT_API cs_status consort_quantize(const char *from, const char *to,
+                                       const consort_quantize_options *options, cs_error *error);
+
 /* ---- benchmark ---- */
 
 typedef struct consort_bench_options {
