@@ -77,6 +77,8 @@ static cs_value weight(emitter *e, int32_t layer, cs_weight_role role) {
                         .rank = source->rank,
                         .usage = source->usage};
   memcpy(info.dims, source->dims, sizeof info.dims);
+  if (source->usage && e->shape->stored_as && e->shape->stored_as[source->dtype])
+    info.dtype = e->shape->stored_as[source->dtype];
   e->weights[key] = cs_op_list_value(e->list, &info);
   return e->weights[key];
 }

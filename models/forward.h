@@ -44,6 +44,8 @@ typedef struct cs_forward_shape {
   uint32_t kv_layout; /* CS_LAYOUT_KV_* */
   uint32_t kv_block_tokens;
   uint64_t kv_n_blocks;
+  const uint8_t *stored_as; /* (CS_DTYPE_LIMIT) by dtype of the file: that of matrices where they
+                               run, 0: their own; NULL: all their own */
 } cs_forward_shape;
 
 /* Keys of CS_VALUE_CACHE: layer * 2 for K, layer * 2 + 1 for V; dims

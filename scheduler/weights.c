@@ -27,6 +27,7 @@ typedef struct weight_loader {
   const cs_placement *placement;
   cs_weights *weights;
   uint32_t *usages; /* (MAX_DEVICES, n_weights) */
+  cs_repacking repacking;
   cs_weights_progress progress;
   void *progress_user;
   uint64_t total_bytes[MAX_DEVICES];
@@ -38,11 +39,12 @@ typedef struct weight_loader {
   cs_error error;
 } weight_loader;
 
-uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement, uint32_t device) {
+uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement,
+                          const cs_repacking repacking, uint32_t device) {
   uint64_t bytes = 0;
   for (size_t key = 0; key < cs_model_n_weights(model); key++)
     if (cs_placement_users(placement, CS_VALUE_WEIGHT, (uint32_t)key) >> device & 1u)
-      bytes += cs_model_weight_at(model, key)->bytes;
+      bytes += cs_repacked_bytes(cs_model_weight_at(model, key), repacking);
   return bytes;
 }
 
@@ -57,23 +59,24 @@ static void collect_usages(weight_loader *loader, const cs_op_list *list) {
     for (uint32_t k = 0; k < ops[i].n_operands; k++) {
       const cs_value value = ops[i].operands[k];
       if (value == CS_VALUE_NONE || values[value].kind != CS_VALUE_WEIGHT) continue;
-      if (values[value].key < n_weights)
-        loader->usages[device * n_weights + values[value].key] |= usage;
+      const uint32_t key = values[value].key;
+      if (key >= n_weights) continue;
+      loader->usages[device * n_weights + key] |= usage;
+      const uint32_t dtype = cs_model_weight_at(loader->model, key)->dtype;
+      if (values[value].dtype != dtype) loader->repacking[dtype] = (uint8_t)values[value].dtype;
     }
   }
 }
 
-static cs_status pack(const cs_model_weight *from, uint32_t usage, cs_device *device,
-                      cs_buffer **out, cs_error *error) {
-  const void *data;
+static cs_status pack(const cs_model_weight *from, uint32_t dtype, uint32_t usage,
+                      cs_device *device, cs_buffer **out, cs_error *error) {
+  cs_weight_part part = {.struct_size = sizeof part, .dtype = dtype};
   void *owned;
-  cs_status status = cs_model_weight_bytes_of(from, &data, &owned, error);
+  cs_status status = cs_repack(from, dtype, &part.data, &part.bytes, &owned, error);
   if (status) return status;
-  const cs_weight_part part = {
-      .struct_size = sizeof part, .dtype = from->dtype, .data = data, .bytes = from->bytes};
   cs_weight weight = {.struct_size = sizeof weight,
                       .source = CS_WEIGHT_GGUF,
-                      .dtype = from->dtype,
+                      .dtype = dtype,
                       .usage = usage,
                       .rank = from->rank,
                       .n_parts = 1,
@@ -104,11 +107,13 @@ static cs_status load_one(weight_loader *loader, size_t device, size_t key, cs_e
   const cs_model_weight *const from = cs_model_weight_at(loader->model, key);
   cs_buffer **const buffer = &weights->buffers[device * weights->n_weights + key];
   cs_device *const on = weights->devices[device];
+  const uint32_t stored_as = loader->repacking[from->dtype];
   const cs_status status =
-      from->usage ? pack(from, usage, on, buffer, error) : upload(from, on, buffer, error);
+      from->usage ? pack(from, stored_as ? stored_as : from->dtype, usage, on, buffer, error)
+                  : upload(from, on, buffer, error);
   if (status) return cs_error_prefix(error, status, "weight %s", from->name);
   pthread_mutex_lock(&loader->mutex);
-  loader->done_bytes[device] += from->bytes;
+  loader->done_bytes[device] += cs_repacked_bytes(from, loader->repacking);
   if (loader->progress)
     loader->progress(loader->progress_user, cs_device_name(on), loader->done_bytes[device],
                      loader->total_bytes[device]);
@@ -169,10 +174,10 @@ cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
                           .usages = usages,
                           .progress = progress,
                           .progress_user = progress_user};
-  loader.total_bytes[0] = cs_weights_bytes(model, placement, 0);
-  loader.total_bytes[1] = cs_weights_bytes(model, placement, 1);
   pthread_mutex_init(&loader.mutex, NULL);
   collect_usages(&loader, list);
+  loader.total_bytes[0] = cs_weights_bytes(model, placement, loader.repacking, 0);
+  loader.total_bytes[1] = cs_weights_bytes(model, placement, loader.repacking, 1);
   run_loader(&loader);
   pthread_mutex_destroy(&loader.mutex);
   free(usages);

@@ -6,6 +6,7 @@
 
 #include "core/executor.h"
 #include "models/model.h"
+#include "scheduler/repack.h"
 
 typedef struct cs_weights cs_weights;
 
@@ -18,10 +19,13 @@ typedef struct cs_weight_range {
 typedef void (*cs_weights_progress)(void *user, const char *device, uint64_t bytes_done,
                                     uint64_t bytes_total);
 
-/* Bytes of the file's weights that `placement` puts on device 0 (primary) or 1 (fallback). */
-uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement, uint32_t device);
+/* Bytes of the weights that `placement` puts on device 0 (primary) or 1 (fallback), in the formats
+ * that they are stored in. */
+uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement,
+                          const cs_repacking repacking, uint32_t device);
 
-/* Packs matrices and uploads vectors on every device whose ops read them, several at a time.
+/* Packs matrices, in the dtype that `list` gives them, and uploads vectors on every device whose
+ * ops read them, several at a time.
  * `list` is the one that the placement was made for; fallback may be NULL. Errors name the weight
  * and the device. */
 cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,

@@ -34,6 +34,7 @@ struct cs_engine {
   uint32_t max_logit_rows;
   bool buckets;
   bool minimal_ops;
+  cs_repacking repacking;
   cs_op_list *largest;
   cs_placement *placement;
   cs_weights *weights;
@@ -62,6 +63,7 @@ static cs_status emit(const cs_engine *engine, const step_shape *shape, cs_op_li
       .kv_layout = engine->form.layout,
       .kv_block_tokens = engine->form.block_tokens,
       .kv_n_blocks = engine->form.n_blocks,
+      .stored_as = engine->repacking,
   };
   return cs_forward_emit(engine->options.model, &forward, out, error);
 }
@@ -147,7 +149,17 @@ static bool wants_minimal_ops(const cs_op_list *list, cs_device *device) {
   return false;
 }
 
+static void choose_formats(cs_engine *engine) {
+  char text[128];
+  cs_device *const device = engine->options.primary;
+  cs_repacking_choose(engine->options.model, device, engine->repacking);
+  if (cs_repacking_describe(engine->repacking, text, sizeof text))
+    cs_log_write(cs_runtime_log(cs_device_runtime(device)), CS_LOG_WARN, "%s: %s",
+                 cs_device_name(device), text);
+}
+
 static cs_status place_ops(cs_engine *engine, cs_error *error) {
+  choose_formats(engine);
   cs_device *const primary = engine->options.primary, *const fallback = engine->options.fallback;
   cs_op_list *fused = NULL;
   cs_status status = emit_largest(engine, primary, &fused, error);
@@ -199,7 +211,8 @@ void cs_engine_destroy(cs_engine *engine) {
 }
 
 uint64_t cs_engine_needed_bytes(const cs_engine *engine, uint32_t device) {
-  const uint64_t weights = cs_weights_bytes(engine->options.model, engine->placement, device);
+  const uint64_t weights =
+      cs_weights_bytes(engine->options.model, engine->placement, engine->repacking, device);
   const uint64_t cache = cs_cache_bytes(&engine->form, engine->placement, device);
   return cache > UINT64_MAX - weights ? UINT64_MAX : weights + cache;
 }

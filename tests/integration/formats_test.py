@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import struct
@@ -76,6 +77,27 @@ class FormatsTest(unittest.TestCase):
             for device in devices():
                 with self.subTest(dtype=dtype, device=device):
                     self.assert_agrees(logits(folder, "--device", device), expected, limit)
+
+    def test_every_format_runs_on_every_device(self) -> None:
+        """Where a device does not read it, its weights are stored in another, or the host's cores do the work."""
+        for format in ("Q2_K", "Q3_K", "Q4_1", "Q5_1", "Q5_K", "IQ4_NL", "IQ4_XS"):
+            for device in devices():
+                with self.subTest(format=format, device=device):
+                    done = consort("bench", "--shape", "llama-tiny", "--format", format, "--prefill", device, "--decode", device,
+                                   "-p", 4, "-n", 2, "-r", 1)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_a_device_gets_weights_in_a_format_that_it_reads(self) -> None:
+        case = hf_models.case("llama-yarn")
+        model = hf_models.write_gguf(case, scratch() / "repacked.gguf", TensorType.Q4_0)
+        expected = reference.Reference(GgufFile.open(model)).forward(TOKENS)
+        env = {"CONSORT_PLUGIN_PATH": os.environ["CONSORT_TEST_BUILD"] + "/lib/consort/plugins-development"}
+        out = scratch() / "repacked.npy"
+        done = consort("logits", model, "--tokens", ",".join(map(str, TOKENS)), "--device", "npu-sim:0", "-o", out, env=env)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("npu-sim:0: weights in q4_0 are stored as q8_0", done.stderr)
+        self.assertNotIn("matmul", done.stderr)
+        self.assert_agrees(np.load(out), expected, 5e-4)
 
     def test_a_split_model_opens_from_any_of_its_files(self) -> None:
         whole = hf_models.write_gguf(hf_models.case("qwen2"), scratch() / "whole.gguf")

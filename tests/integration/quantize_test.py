@@ -139,6 +139,10 @@ class QuantizeTest(unittest.TestCase):
             self.assertEqual(len(lines), 1, done.stderr)
             self.assertIn(word, lines[0])
         self.assertEqual(list(place.iterdir()), [])
+        (place / "kept.gguf").write_bytes(b"old")
+        self.assertEqual(consort("quantize", broken, place / "kept.gguf", "--type", "Q8_0").returncode, 1)
+        self.assertEqual((place / "kept.gguf").read_bytes(), b"old")
+        (place / "kept.gguf").unlink()
         self.assertEqual(consort("quantize", source, place / "x.gguf").returncode, 2)
         self.assertEqual(consort("quantize", source, place / "x.gguf", "--type", "Q9_9").returncode, 2)
 

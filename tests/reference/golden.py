@@ -1,6 +1,6 @@
 """Takes the golden logits of tests/data/golden from the `transformers` library; not run by the tests.
 
-    python3 golden.py OUT         needs torch and transformers (4.51.3 with torch 2.3.1 made those checked in)
+    python3 golden.py OUT         needs torch and transformers (4.56.2 with torch 2.3.1 made those checked in)
 
 For each case of hf_models.py: float32, eager attention, the 512 tokens of hf_models.tokens, the rows ROWS of the logits.
 """
