@@ -150,9 +150,11 @@ static void needs_are_told_before_loading(void **state) {
                                      .n_batch = 16};
   cs_engine *engine;
   harness_expect_ok(cs_engine_create(&options, &engine, &error), &error);
+  const cs_repacking own_formats = {0};
   const uint64_t kv_bytes = 2 * cs_model_kv_bytes_per_token(model->model, CS_DTYPE_F16) * 160;
   const uint64_t needed = cs_engine_needed_bytes(engine, 0);
-  assert_true(needed == kv_bytes + cs_weights_bytes(model->model, cs_engine_placement(engine), 0));
+  assert_true(needed == kv_bytes + cs_weights_bytes(model->model, cs_engine_placement(engine),
+                                                    own_formats, 0));
   assert_true(needed > kv_bytes + 1000000);
   assert_true(cs_engine_needed_bytes(engine, 1) == 0);
   cs_engine_destroy(engine);
