@@ -14,7 +14,7 @@
 
 #include "consort/status.h"
 
-#define CS_FABRIC_VERSION           1
+#define CS_FABRIC_VERSION           2
 #define CS_FABRIC_HEADER_BYTES      32
 #define CS_FABRIC_PROOF_BYTES       32
 #define CS_FABRIC_MAX_ADDRESS_BYTES 8192
@@ -62,6 +62,10 @@ typedef struct cs_fabric_table {
    * returns CS_OK, perhaps before the return, and never otherwise. */
   cs_status (*send)(cs_fabric_peer *peer, const void *header, const void *data, size_t bytes,
                     void *token, cs_error *error);
+
+  /* Whether others may come to where it is reached by: at first they may not. What is established
+   * stays. By any thread, one at a time. */
+  void (*let_in)(cs_fabric *fabric, bool open);
 
   /* ---- the keyed hash; free-threaded ---- */
   cs_status (*hash_init)(cs_error *error); /* once before the others */

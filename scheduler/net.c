@@ -37,6 +37,25 @@ static void drain_wake(cs_net *net) {
   }
 }
 
+/* ---- the fabric's way in ---- */
+
+/* Open before the other side can know where to come: a SYN that is dropped costs a second. */
+void cs_net_expect(cs_net *net) {
+  pthread_mutex_lock(&net->mutex);
+  net->open_until_us = cs_now_us() + CS_NET_OPEN_US;
+  net->options.table->let_in(net->fabric, true);
+  pthread_mutex_unlock(&net->mutex);
+}
+
+static void shut_when_late(cs_net *net, uint64_t now_us) {
+  pthread_mutex_lock(&net->mutex);
+  if (net->open_until_us && now_us >= net->open_until_us) {
+    net->options.table->let_in(net->fabric, false);
+    net->open_until_us = 0;
+  }
+  pthread_mutex_unlock(&net->mutex);
+}
+
 /* ---- connections ---- */
 
 /* From the thread: an endpoint, and a place in the list. Takes over the reference. */
@@ -190,6 +209,7 @@ static void serve_door(cs_net *net, net_door *door) {
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
   cs_status status = n > 0 ? CS_OK : CS_CANCELLED;
   if (n > 0) status = cs_door_take(&door->door, bytes, (size_t)n, &error);
+  if (door->door.state == CS_DOOR_OPEN) cs_net_expect(net);
   if (!flush_door(door) && !status) status = CS_CANCELLED;
   if (status) {
     cs_log_write(net->options.log, CS_LOG_INFO, "%s: not let in: %s", door->name,
@@ -288,6 +308,7 @@ static void *net_main(void *argument) {
     last_us = now_us;
     reap_connections(net);
     expire_doors(net, now_us);
+    shut_when_late(net, now_us);
     const bool more = progress_fabric(net) || worked;
     const bool sleeps = !more && net->options.table->arm(net->fabric);
     const bool busy = net->connections || (net->doors && polled.n_doors > 0);
@@ -448,6 +469,7 @@ cs_status cs_net_connect(cs_net *net, const char *address, const cs_secret *secr
     free(door);
     return status;
   }
+  cs_net_expect(net);
   net->options.table->random(key, sizeof key);
   cs_door_init(door, net->options.table, secret, net->address.data, (size_t)net->address.bytes, key,
                false);
@@ -477,6 +499,7 @@ cs_status cs_net_join(cs_net *net, cs_blob address, const uint8_t *send_key,
                                           .send_key = send_key,
                                           .receive_key = receive_key,
                                           .address = address};
+  cs_net_expect(net);
   const cs_status status = net_connection_create(net, &options, out, error);
   if (!status) leave_for_thread(net, *out);
   return status;

@@ -26,6 +26,7 @@
 #define CS_NET_MAX_CONNECTIONS 64
 #define CS_NET_BEAT_US         UINT64_C(250000)
 #define CS_NET_SILENCE_US      UINT64_C(2000000)
+#define CS_NET_OPEN_US         UINT64_C(3000000) /* longer than a SYN takes that was lost once */
 
 typedef enum cs_net_channel {
   CS_NET_CONTROL,  /* attaching, peers, devices */
@@ -61,6 +62,10 @@ void cs_net_destroy(cs_net *net);
 const char *cs_net_listens_on(const cs_net *net);
 /* What others join with: borrowed. */
 cs_blob cs_net_address(const cs_net *net);
+
+/* Somebody who can be trusted is about to come: lets the fabric's own way in stand open for
+ * CS_NET_OPEN_US, in which strangers can reach the library behind it. Free-threaded. */
+void cs_net_expect(cs_net *net);
 
 /* "HOST:PORT": whether it is an address of this host alone. */
 bool cs_net_is_loopback(const char *address);

@@ -100,6 +100,7 @@ struct cs_net {
   pthread_mutex_t mutex;
   cs_connection *incoming; /* guarded by mutex */
   bool stopping;
+  uint64_t open_until_us; /* guarded by mutex: the fabric's way in; 0: shut */
   atomic_bool woken;
 };
 

@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "fabric_hash.h"
+#include "gate.h"
 #include "scheduler/fabric.h"
 
 #define MESSAGE_ID    7
@@ -28,6 +29,7 @@ struct cs_fabric {
   ucp_address_t *address;
   size_t address_bytes;
   int descriptor;
+  gate gate;
   uint64_t n_open;         /* requests that have not come back */
   ucs_status_ptr_t *dying; /* closes under way */
   size_t n_dying;
@@ -229,6 +231,10 @@ static ucs_log_func_rc_t on_log(const char *file, unsigned line, const char *fun
   return UCS_LOG_FUNC_RC_STOP;
 }
 
+static void fabric_let_in(cs_fabric *fabric, bool open) {
+  gate_set(&fabric->gate, open);
+}
+
 /* ---- life ---- */
 
 /* Sets what the user has not set: socket buffers of 4 MiB more than double the rate of messages
@@ -296,11 +302,18 @@ static cs_status fabric_open(const cs_fabric_options *options, cs_fabric **out, 
   ucs_log_push_handler(on_log);
   fabric->events = options->events;
   fabric->descriptor = -1;
+  gate_survey before;
+  gate_look_around(&before);
   ucs_status_t status = make_context(fabric, options->loopback);
   if (status == UCS_OK) status = make_worker(fabric);
   if (status != UCS_OK) {
     fabric_close(fabric);
     return fail(error, "UCX does not start (UCX_LOG_LEVEL=info says more)", status);
+  }
+  const cs_status guarded = gate_create(&before, &fabric->gate, error);
+  if (guarded) {
+    fabric_close(fabric);
+    return guarded;
   }
   *out = fabric;
   return CS_OK;
@@ -319,6 +332,7 @@ const cs_fabric_table *cs_fabric_query(void) {
                                         .connect = fabric_connect,
                                         .disconnect = fabric_disconnect,
                                         .send = fabric_send,
+                                        .let_in = fabric_let_in,
                                         .hash_init = cs_fabric_hash_init,
                                         .random = cs_fabric_random,
                                         .prove = cs_fabric_prove,

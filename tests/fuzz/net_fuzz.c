@@ -1,0 +1,158 @@
+/* What a fabric may hand to a connection: any headers, any lengths, frames that end before others
+ * or break off, with the right key and with wrong ones. Frames reach the mailbox in sequence and of
+ * allowed kinds only, what is held stays within the window, and nothing is left in the end. */
+#include "fuzz.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "scheduler/net_internal.h"
+
+#define N_TOKENS      16
+#define MESSAGE_BYTES 4096
+#define ALLOWED       (CS_NET_ALLOW(CS_MESSAGE_KV_PIECE) | CS_NET_ALLOW(CS_MESSAGE_CANCEL))
+
+typedef struct input {
+  const uint8_t *data;
+  size_t n_bytes;
+} input;
+
+static uint8_t take(input *in) {
+  if (in->n_bytes == 0) return 0;
+  in->n_bytes--;
+  return *in->data++;
+}
+
+/* ---- a fabric that keeps nothing ---- */
+
+static bool fake_equal(const void *a, const void *b, size_t bytes) {
+  return memcmp(a, b, bytes) == 0;
+}
+
+static cs_status fake_send(cs_fabric_peer *peer, const void *header, const void *data, size_t bytes,
+                           void *token, cs_error *error) {
+  (void)header, (void)data, (void)bytes, (void)error;
+  net_on_sent(peer, token, true);
+  return CS_OK;
+}
+
+static void fake_disconnect(cs_fabric_peer *peer) {
+  (void)peer;
+}
+
+static const cs_fabric_table table = {.version = CS_FABRIC_VERSION,
+                                      .equal = fake_equal,
+                                      .send = fake_send,
+                                      .disconnect = fake_disconnect};
+
+void net_wake(cs_net *net) {
+  (void)net;
+}
+
+/* ---- one connection ---- */
+
+typedef struct world {
+  cs_net net;
+  cs_connection *connection;
+  cs_mailbox *mailbox;
+  void *tokens[N_TOKENS];
+  size_t n_tokens;
+  uint64_t n_delivered;
+} world;
+
+static void make_world(world *w) {
+  memset(w, 0, sizeof *w);
+  w->net.options.table = &table;
+  uint8_t key[CS_DOOR_KEY_BYTES];
+  memset(key, 'k', sizeof key);
+  const net_connection_options options = {
+      .socket = -1, .name = "peer", .send_key = key, .receive_key = key, .address = {"a", 1}};
+  FUZZ_CHECK(net_connection_create(&w->net, &options, &w->connection, NULL) == CS_OK);
+  FUZZ_CHECK(cs_mailbox_create(1 << 20, &w->mailbox, NULL) == CS_OK);
+  w->connection->peer = (cs_fabric_peer *)&w->net; /* never looked into */
+  cs_connection_bind(w->connection, CS_NET_REQUESTS, w->mailbox, ALLOWED);
+  w->net.connections = w->connection;
+}
+
+/* Takes out what has come, in order: each frame carries its number as its request. */
+static void drain(world *w) {
+  cs_frame *frame;
+  while (cs_mailbox_receive(w->mailbox, 0, &frame) == CS_OK) {
+    cs_message message;
+    const uint32_t kind = (uint32_t)frame->data[6] | (uint32_t)frame->data[7] << 8;
+    FUZZ_CHECK(kind < 64 && (ALLOWED & CS_NET_ALLOW(kind)));
+    FUZZ_CHECK(frame->data[CS_MESSAGE_HEAD_BYTES - 1] == (uint8_t)w->n_delivered);
+    w->n_delivered++;
+    (void)cs_message_decode(frame->data, frame->bytes, &message, NULL);
+    cs_frame_destroy(frame);
+  }
+}
+
+static void arrive(world *w, input *in) {
+  uint8_t header[CS_FABRIC_HEADER_BYTES] = {0};
+  const uint8_t shape = take(in);
+  memset(header, shape & 1 ? 'x' : 'k', CS_DOOR_KEY_BYTES);
+  header[CS_DOOR_KEY_BYTES] = take(in); /* its number, of which the lowest byte is remembered */
+  if (shape & 2) header[CS_DOOR_KEY_BYTES + take(in) % 8] = take(in);
+  header[CS_DOOR_KEY_BYTES + 8] = shape & 4 ? take(in) : NET_FRAME;
+  header[CS_DOOR_KEY_BYTES + 9] = shape & 8 ? take(in) : CS_NET_REQUESTS;
+  size_t bytes = CS_MESSAGE_HEAD_BYTES + take(in);
+  if (shape & 16) bytes = take(in);
+  if (shape & 32) bytes = SIZE_MAX >> (take(in) % 64);
+  if (bytes > MESSAGE_BYTES && bytes <= CS_NET_MAX_FRAME_BYTES) bytes = MESSAGE_BYTES;
+  if (w->n_tokens == N_TOKENS) return;
+  void *token = NULL;
+  uint8_t *const to = net_on_arriving(&w->net, header, bytes, &token);
+  if (!to) return;
+  FUZZ_CHECK(token && !(shape & 1) && bytes >= CS_MESSAGE_HEAD_BYTES && bytes <= MESSAGE_BYTES);
+  for (size_t i = 0; i < bytes; i++)
+    to[i] = take(in);
+  to[CS_MESSAGE_HEAD_BYTES - 1] = header[CS_DOOR_KEY_BYTES];
+  w->tokens[w->n_tokens++] = token;
+}
+
+static void end_one(world *w, size_t which, bool whole) {
+  void *const token = w->tokens[which];
+  w->tokens[which] = w->tokens[--w->n_tokens];
+  net_on_arrived(&w->net, token, whole);
+}
+
+static void check_held(const world *w) {
+  for (int i = 0; i < CS_NET_CHANNELS; i++) {
+    const net_channel_state *const channel = &w->connection->channels[i];
+    FUZZ_CHECK(channel->received_bytes - channel->consumed_bytes <=
+               CS_NET_WINDOW_BYTES + CS_NET_MAX_FRAME_BYTES);
+    FUZZ_CHECK(channel->credited_bytes <= channel->sent_bytes);
+  }
+}
+
+static void finish_world(world *w) {
+  net_connection_detach(w->connection);
+  while (w->n_tokens > 0)
+    end_one(w, 0, true); /* as the fabric does after a disconnect */
+  cs_connection_close(w->connection);
+  cs_mailbox_destroy(w->mailbox);
+  cs_connection_release(w->connection);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
+  input in = {data, n_bytes};
+  world w;
+  make_world(&w);
+  while (in.n_bytes > 0) {
+    const uint8_t what = take(&in);
+    if (what % 4 == 0 && w.n_tokens > 0)
+      end_one(&w, (what >> 3) % w.n_tokens, !(what & 4));
+    else if (what % 4 == 1)
+      drain(&w);
+    else if (what % 4 == 2)
+      net_connection_pump(w.connection, what * CS_NET_BEAT_US);
+    else
+      arrive(&w, &in);
+    check_held(&w);
+  }
+  drain(&w);
+  finish_world(&w);
+  return 0;
+}
