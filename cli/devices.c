@@ -17,16 +17,18 @@ static const char *offer_name(const consort_device_info *device) {
 
 static json_t *device_json(const consort_device_info *device) {
   return json_pack(
-      "{so so so so so so so so so so so so sI sI si sb sb}", "name", cli_json_string(device->name),
-      "type", cli_json_string(device->type), "description", cli_json_string(device->description),
-      "driver", cli_json_string(device->driver), "uuid", cli_json_string(device->uuid),
-      "memory_domain", cli_json_string(device->memory_domain), "compute_domain",
-      cli_json_string(device->compute_domain), "dtypes", cli_json_string(device->dtypes),
-      "kv_dtypes", cli_json_string(device->kv_dtypes), "offer", cli_json_string(offer_name(device)),
-      "offer_reason", cli_json_string(device->offer_reason), "index", json_integer(device->index),
-      "memory_bytes", (json_int_t)device->memory_bytes, "memory_free_bytes",
-      (json_int_t)device->memory_free_bytes, "concurrency", (int)device->concurrency,
-      "host_resident", (int)device->host_resident, "software", (int)device->software);
+      "{so so so so so so so so so so so so sI sI si sb sb si sI}", "name",
+      cli_json_string(device->name), "type", cli_json_string(device->type), "description",
+      cli_json_string(device->description), "driver", cli_json_string(device->driver), "uuid",
+      cli_json_string(device->uuid), "memory_domain", cli_json_string(device->memory_domain),
+      "compute_domain", cli_json_string(device->compute_domain), "dtypes",
+      cli_json_string(device->dtypes), "kv_dtypes", cli_json_string(device->kv_dtypes), "offer",
+      cli_json_string(offer_name(device)), "offer_reason", cli_json_string(device->offer_reason),
+      "index", json_integer(device->index), "memory_bytes", (json_int_t)device->memory_bytes,
+      "memory_free_bytes", (json_int_t)device->memory_free_bytes, "concurrency",
+      (int)device->concurrency, "host_resident", (int)device->host_resident, "software",
+      (int)device->software, "sessions", (int)device->n_sessions, "kv_blocks_used",
+      (json_int_t)device->kv_blocks_used);
 }
 
 static json_t *plugin_json(const consort_plugin_info *plugin) {
@@ -52,7 +54,7 @@ static void print_device(const consort_device_info *device) {
   printf("  %-12s %s, %s%s\n", device->name, device->description,
          cli_format_bytes(device->memory_bytes, memory), device->software ? " (simulated)" : "");
   printf("  %-12s %s; weights %s; KV %s\n", "", device->driver, device->dtypes, device->kv_dtypes);
-  if (getenv("SLURM_JOB_ID"))
+  if (getenv("SLURM_JOB_ID") && device->offer_reason[0])
     printf("  %-12s offered by a worker here: %s: %s\n", "", offer_name(device),
            device->offer_reason);
 }

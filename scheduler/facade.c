@@ -110,13 +110,13 @@ static const char *take_dtypes(layout *block, uint64_t mask) {
 }
 
 static void lay_out_device(layout *block, consort_device_info *out, const char *plugin,
-                           uint32_t index, const cs_device_properties *properties,
+                           const cs_device_use *use, const cs_device_properties *properties,
                            const cs_offer_device *offer) {
   char name[96];
-  snprintf(name, sizeof name, "%s:%u", plugin, index);
+  snprintf(name, sizeof name, "%s:%u", plugin, use->number);
   const consort_device_info info = {
       .struct_size = sizeof info,
-      .index = index,
+      .index = use->number,
       .name = take_string(block, name),
       .type = type_name(properties->type),
       .description = take_string(block, properties->description),
@@ -135,6 +135,8 @@ static void lay_out_device(layout *block, consort_device_info *out, const char *
                : offer->verdict == CS_OFFER_UNCLEAR ? CONSORT_OFFER_NAMED
                                                     : CONSORT_OFFER_NO,
       .offer_reason = take_string(block, offer->reason),
+      .kv_blocks_used = use->n_kv_blocks_used,
+      .n_sessions = use->n_sessions,
   };
   if (out) *out = info;
 }
@@ -158,10 +160,12 @@ static void lay_out(layout *block, const cs_plugin_record *records, uint32_t n_p
         .failure = take_string(block, status->failure),
         .devices = devices,
     };
-    for (uint32_t j = 0; j < status->n_devices; j++)
+    for (uint32_t j = 0; j < status->n_devices; j++) {
+      const cs_device_use unused = {.number = j};
       lay_out_device(block, devices ? devices + j : NULL, status->name,
-                     records[i].numbers ? records[i].numbers[j] : j, &records[i].devices[j],
+                     records[i].uses ? &records[i].uses[j] : &unused, &records[i].devices[j],
                      offers ? offers++ : &chosen);
+    }
     if (plugins) plugins[i] = info;
   }
 }

@@ -25,10 +25,16 @@ struct consort_model {
 };
 
 /* What is known of one plugin before it is shown. */
+typedef struct cs_device_use {
+  uint32_t number; /* within the plugin */
+  uint32_t n_sessions;
+  uint64_t n_kv_blocks_used;
+} cs_device_use;
+
 typedef struct cs_plugin_record {
   cs_plugin_status status;
   cs_device_properties *devices; /* status.n_devices of them */
-  uint32_t *numbers;             /* theirs within the plugin; NULL: from 0 */
+  cs_device_use *uses;           /* likewise; NULL: numbers from 0, and no use is known */
 } cs_plugin_record;
 
 /* *plugins is one allocation with copies of everything: n_plugins of them. offers: one for each

@@ -10,14 +10,88 @@
 #include "scheduler/service.h"
 #include "scheduler/structs.h"
 
-#define MAX_DEVICES 1024
-#define TEXT_BYTES  256
+#define MAX_DEVICES       1024
+#define TEXT_BYTES        256
+#define DEVICE_NAME_BYTES 96
 
 struct consort_worker {
   cs_service *service;
 };
 
 /* ---- offering ---- */
+
+/* Adds a name to a list that is long enough. */
+static void add_name(char *list, const char *name) {
+  if (list[0]) strcat(list, ",");
+  strcat(list, name);
+}
+
+/* "NAME:INDEX,..." of those that the process's batch job gives; to be freed. NULL: every device.
+ * A job's processors alone are no answer where some of its chips are only unclear. */
+static cs_status list_offered(const consort_plugin_info *plugins, size_t n_plugins, char **out,
+                              cs_error *error) {
+  const char *refused = NULL, *unclear = NULL;
+  uint32_t n = 0, n_offered = 0, n_chips = 0;
+  for (size_t p = 0; p < n_plugins; p++)
+    n += plugins[p].n_devices;
+  *out = calloc(n + 1, DEVICE_NAME_BYTES);
+  if (!*out) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a worker");
+  for (size_t p = 0; p < n_plugins; p++)
+    for (uint32_t d = 0; d < plugins[p].n_devices; d++) {
+      const consort_device_info *const device = &plugins[p].devices[d];
+      if (device->offer == CONSORT_OFFER_NO) refused = device->offer_reason;
+      if (device->offer == CONSORT_OFFER_NAMED) unclear = device->offer_reason;
+      if (device->offer != CONSORT_OFFER_YES) continue;
+      add_name(*out, device->name);
+      n_offered++;
+      n_chips += strcmp(device->type, "gpu") == 0 || strcmp(device->type, "accelerator") == 0;
+    }
+  if (unclear && n_chips == 0)
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "%.200s, or name it with --device", unclear);
+  if (n_offered == 0)
+    return cs_error_set(error, CS_NOT_FOUND, "no device to offer: %.200s",
+                        refused ? refused : "there is none");
+  if (n_offered == n) {
+    free(*out);
+    *out = NULL;
+  }
+  return CS_OK;
+}
+
+/* CS_INVALID_ARGUMENT for a device that the job was not given. */
+static cs_status check_named(const consort_plugin_info *plugins, size_t n_plugins, const char *list,
+                             cs_error *error) {
+  for (size_t p = 0; p < n_plugins; p++)
+    for (uint32_t d = 0; d < plugins[p].n_devices; d++) {
+      const consort_device_info *const device = &plugins[p].devices[d];
+      if (device->offer != CONSORT_OFFER_NO) continue;
+      const size_t n = strlen(device->name);
+      for (const char *at = list; at; at = strchr(at, ','), at += at != NULL)
+        if (strncmp(at, device->name, n) == 0 && (!at[n] || at[n] == ',' || at[n] == '?'))
+          return cs_error_set(error, CS_INVALID_ARGUMENT, "%s: %.180s", device->name,
+                              device->offer_reason);
+    }
+  return CS_OK;
+}
+
+/* What to offer: as told, within what the job has, or all of that. */
+static cs_status choose_devices(consort_runtime *runtime, const char *asked, char **out,
+                                cs_error *error) {
+  consort_plugin_info *plugins;
+  size_t n_plugins;
+  *out = NULL;
+  cs_status status = consort_runtime_plugins(runtime, &plugins, &n_plugins, error);
+  if (status) return status;
+  if (!asked) {
+    status = list_offered(plugins, n_plugins, out, error);
+  } else {
+    status = check_named(plugins, n_plugins, asked, error);
+    if (!status && !(*out = strdup(asked)))
+      status = cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a worker");
+  }
+  consort_free(plugins);
+  return status;
+}
 
 cs_status consort_worker_create(consort_runtime *runtime, const consort_worker_options *options,
                                 consort_worker **out, cs_error *error) {
@@ -28,15 +102,17 @@ cs_status consort_worker_create(consort_runtime *runtime, const consort_worker_o
   if (status) return status;
   if (!runtime || !known.listen)
     return cs_error_set(error, CS_INVALID_ARGUMENT, "no runtime or no address to listen on");
-  cs_service_options service = {.runtime = runtime->core,
-                                .listen = known.listen,
-                                .devices = known.devices,
-                                .model = known.model};
+  cs_service_options service = {
+      .runtime = runtime->core, .listen = known.listen, .model = known.model};
   consort_worker *const worker = calloc(1, sizeof *worker);
   if (!worker) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a worker");
+  char *devices = NULL;
   status = cs_secret_read(known.secret_file, &service.secret, error);
+  if (!status) status = choose_devices(runtime, known.devices, &devices, error);
+  service.devices = devices;
   if (!status) status = cs_service_create(&service, &worker->service, error);
   memset(&service.secret, 0, sizeof service.secret);
+  free(devices);
   if (status) {
     free(worker);
     return status;
@@ -120,11 +196,12 @@ static cs_status on_device(void *user, const cs_device_message *device) {
   cs_device_properties *const devices =
       realloc(record->devices, (record->status.n_devices + 1) * sizeof *devices);
   if (devices) record->devices = devices;
-  uint32_t *const numbers =
-      realloc(record->numbers, (record->status.n_devices + 1) * sizeof *numbers);
-  if (numbers) record->numbers = numbers;
-  if (!devices || !numbers) return cs_error_set(told->error, CS_OUT_OF_MEMORY, "out of memory");
-  numbers[record->status.n_devices] = device->number;
+  cs_device_use *const uses = realloc(record->uses, (record->status.n_devices + 1) * sizeof *uses);
+  if (uses) record->uses = uses;
+  if (!devices || !uses) return cs_error_set(told->error, CS_OUT_OF_MEMORY, "out of memory");
+  uses[record->status.n_devices] = (cs_device_use){.number = device->number,
+                                                   .n_sessions = device->n_sessions,
+                                                   .n_kv_blocks_used = device->n_kv_blocks_used};
   devices[record->status.n_devices++] = properties_of(device);
   return CS_OK;
 }
@@ -165,7 +242,7 @@ cs_status consort_worker_plugins(consort_runtime *runtime, const char *address,
   if (!status) *n_plugins = told.n_plugins;
   for (uint32_t i = 0; i < told.n_plugins; i++) {
     free(told.records[i].devices);
-    free(told.records[i].numbers);
+    free(told.records[i].uses);
   }
   free(told.records);
   free(told.plugins);

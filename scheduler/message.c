@@ -224,6 +224,8 @@ static void visit_device(message_codec *codec, cs_device_message *body) {
   codec_u64(codec, &body->memory_bytes, "memory_bytes");
   codec_u64(codec, &body->memory_free_bytes, "memory_free_bytes");
   codec_u32(codec, &body->concurrency, "concurrency");
+  codec_u32(codec, &body->n_sessions, "n_sessions");
+  codec_u64(codec, &body->n_kv_blocks_used, "n_kv_blocks_used");
   codec_blob(codec, &body->plugin, 1, "plugin");
   codec_blob(codec, &body->version, 1, "version");
   codec_blob(codec, &body->vendor, 1, "vendor");

@@ -222,6 +222,8 @@ typedef struct cs_device_message {
   uint64_t memory_bytes;
   uint64_t memory_free_bytes;
   uint32_t concurrency;
+  uint32_t n_sessions;       /* that have a worker on it */
+  uint64_t n_kv_blocks_used; /* by their requests */
   cs_blob plugin;
   cs_blob version;
   cs_blob vendor;

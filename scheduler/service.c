@@ -81,6 +81,16 @@ static void reap_guests(cs_service *service, bool all) {
   }
 }
 
+void cs_service_use(cs_service *service, const char *device, uint32_t *n_sessions,
+                    uint64_t *n_kv_blocks_used) {
+  *n_sessions = 0;
+  *n_kv_blocks_used = 0;
+  pthread_mutex_lock(&service->mutex);
+  for (cs_guest *at = service->guests; at; at = cs_guest_next(at))
+    cs_guest_add_use(at, device, n_sessions, n_kv_blocks_used);
+  pthread_mutex_unlock(&service->mutex);
+}
+
 /* Called by the network's thread: guests that are over end at once. */
 static void on_connection(void *user, cs_connection *connection) {
   cs_service *const service = user;

@@ -32,7 +32,9 @@ struct cs_guest {
   cs_mailbox *control;
   pthread_t thread;
   atomic_bool over;
-  cs_worker *worker; /* what follows is the thread's */
+  pthread_mutex_t mutex;  /* guards `shown` */
+  const cs_worker *shown; /* the worker, while others may look at it */
+  cs_worker *worker;      /* what follows is the thread's */
   cs_model *model;
   cs_connection *peers[CS_WORKER_MAX_PEERS];
   cs_connection **left; /* peers before those: the worker may still name their links */
@@ -59,8 +61,29 @@ static void on_loading(void *user, const char *device, uint64_t bytes_done, uint
   const uint64_t now_us = cs_now_us();
   if (bytes_done < bytes_total && now_us - guest->told_us < LOADING_US) return;
   guest->told_us = now_us;
+  cs_net_expect(guest->options.net); /* the peer is next, once both have loaded */
   const cs_message message = {.kind = CS_MESSAGE_LOADING, .loading = {bytes_done, bytes_total}};
   (void)answer(guest, &message, NULL);
+}
+
+/* ---- use ---- */
+
+static void show_worker(cs_guest *guest, const cs_worker *worker) {
+  pthread_mutex_lock(&guest->mutex);
+  guest->shown = worker;
+  pthread_mutex_unlock(&guest->mutex);
+}
+
+void cs_guest_add_use(cs_guest *guest, const char *device, uint32_t *n_sessions,
+                      uint64_t *n_kv_blocks_used) {
+  pthread_mutex_lock(&guest->mutex);
+  const cs_worker *const worker = guest->shown;
+  if (worker &&
+      strcmp(cs_device_name(cs_engine_device(cs_worker_engine(worker), 0)), device) == 0) {
+    ++*n_sessions;
+    *n_kv_blocks_used += cs_worker_blocks_used(worker);
+  }
+  pthread_mutex_unlock(&guest->mutex);
 }
 
 /* ---- attaching ---- */
@@ -169,6 +192,7 @@ static cs_status attach(cs_guest *guest, const cs_attach_message *asked, cs_erro
   if (!status) status = build(guest, asked, device, error);
   if (device) cs_device_release(device);
   if (status) return status;
+  show_worker(guest, guest->worker);
   cs_mailbox *const inbox = cs_worker_inbox(guest->worker);
   cs_connection_bind(guest->options.connection, CS_NET_REQUESTS, inbox, ASKED_REQUESTS);
   cs_connection_bind(guest->options.connection, CS_NET_KV, inbox, ASKED_KV);
@@ -244,6 +268,11 @@ typedef struct device_list {
 
 static cs_status tell_device(device_list *list, const cs_plugin_status *plugin, uint32_t number,
                              const cs_device_properties *properties, cs_error *error) {
+  char name[96];
+  uint32_t n_sessions;
+  uint64_t n_kv_blocks_used;
+  snprintf(name, sizeof name, "%s:%u", plugin->name, number);
+  cs_service_use(list->guest->options.service, name, &n_sessions, &n_kv_blocks_used);
   const cs_message message = {
       .kind = CS_MESSAGE_DEVICE,
       .device = {.index = list->index++,
@@ -256,6 +285,8 @@ static cs_status tell_device(device_list *list, const cs_plugin_status *plugin, 
                  .memory_bytes = properties->memory_bytes,
                  .memory_free_bytes = properties->memory_free_bytes,
                  .concurrency = properties->concurrency,
+                 .n_sessions = n_sessions,
+                 .n_kv_blocks_used = n_kv_blocks_used,
                  .plugin = cs_blob_of_text(plugin->name),
                  .version = cs_blob_of_text(plugin->version),
                  .vendor = cs_blob_of_text(plugin->vendor),
@@ -315,6 +346,7 @@ static void clean_up(cs_guest *guest) {
   for (uint32_t i = 0; i < CS_WORKER_MAX_PEERS; i++)
     if (guest->peers[i]) cs_connection_close(guest->peers[i]);
   cs_connection_close(guest->options.connection);
+  show_worker(guest, NULL);
   cs_worker_destroy(guest->worker);
   for (uint32_t i = 0; i < CS_WORKER_MAX_PEERS; i++)
     cs_connection_release(guest->peers[i]);
@@ -349,6 +381,7 @@ static void on_lost(void *user, const cs_error *why) {
 /* ---- life ---- */
 
 static void guest_free(cs_guest *guest) {
+  pthread_mutex_destroy(&guest->mutex);
   cs_connection_close(guest->options.connection);
   cs_connection_release(guest->options.connection);
   if (guest->control) cs_mailbox_destroy(guest->control);
@@ -360,6 +393,7 @@ cs_status cs_guest_create(const cs_guest_options *options, cs_guest **out, cs_er
   cs_guest *const guest = calloc(1, sizeof *guest);
   if (!guest) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a session");
   guest->options = *options;
+  pthread_mutex_init(&guest->mutex, NULL);
   cs_connection_retain(options->connection);
   cs_status status = cs_mailbox_create(CONTROL_BYTES, &guest->control, error);
   if (!status && pthread_create(&guest->thread, NULL, guest_main, guest))

@@ -309,9 +309,16 @@ static void run_chunk(cs_worker *worker) {
     chunk_done(&chunk, logits, argmax, cs_now_us() - begin_us);
 }
 
+static void publish_use(cs_worker *worker) {
+  const cs_kv_pool *const pool = cs_engine_pool(worker->engine);
+  atomic_store_explicit(&worker->n_blocks_used, cs_kv_pool_n_blocks(pool) - cs_kv_pool_n_free(pool),
+                        memory_order_relaxed);
+}
+
 static void *worker_main(void *argument) {
   cs_worker *const worker = argument;
   while (!worker->stopping) {
+    publish_use(worker);
     take_messages(worker);
     expire_receiving(worker);
     admit(worker);
@@ -406,4 +413,8 @@ cs_status cs_worker_connect(cs_worker *worker, uint32_t peer, cs_link *link, cs_
     return cs_error_set(error, CS_OUT_OF_RANGE, "peer %u: at most %d", peer, CS_WORKER_MAX_PEERS);
   worker->peers[peer] = link;
   return CS_OK;
+}
+
+uint32_t cs_worker_blocks_used(const cs_worker *worker) {
+  return atomic_load_explicit(&worker->n_blocks_used, memory_order_relaxed);
 }

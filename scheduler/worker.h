@@ -33,6 +33,9 @@ const cs_engine *cs_worker_engine(const cs_worker *worker);
 cs_status cs_worker_start(cs_worker *worker, cs_link *router, cs_weights_progress progress,
                           void *progress_user, cs_error *error);
 
+/* KV blocks that its requests hold. Free-threaded. */
+uint32_t cs_worker_blocks_used(const cs_worker *worker);
+
 /* Where messages for the worker go: borrowed. The box is for connections to be bound to. */
 cs_link *cs_worker_link(cs_worker *worker);
 cs_mailbox *cs_worker_inbox(cs_worker *worker);

@@ -4,6 +4,7 @@
 #define SCHEDULER_WORKER_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "scheduler/transfer_in.h"
 #include "scheduler/transfer_out.h"
@@ -63,6 +64,7 @@ struct cs_worker {
   uint64_t last_decoded; /* request whose turn was last, when decoding one by one */
   uint64_t n_steps;
   uint64_t n_tokens;
+  atomic_uint n_blocks_used; /* what the thread last knew */
   pthread_t thread;
   bool started;
   bool stopping;    /* the thread's */

@@ -22,7 +22,7 @@ from pathlib import Path
 from program import SOURCE
 
 EXAMPLES = SOURCE / "examples" / "slurm"
-DAEMONS = ("slurmctld", "slurmd", "srun", "sbatch", "sinfo", "scancel")
+PROGRAMS = ("slurmctld", "slurmd", "srun", "sbatch", "sinfo", "scontrol")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 START_SECONDS = 20
@@ -52,7 +52,7 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 
 def why_not() -> str | None:
     """Why there can be no cluster here; None when there can."""
-    missing = [name for name in DAEMONS if not shutil.which(name)]
+    missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         return f"Slurm is not installed ({missing[0]}): scripts/deps --test installs it"
     if os.geteuid() != 0:
@@ -142,7 +142,7 @@ class SlurmCluster:
                 os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
         host = socket.gethostname()
         lines = []
-        for line in (EXAMPLES / "slurm.conf").read_text().splitlines():
+        for line in (EXAMPLES / "slurm.conf").read_text().replace("/etc/slurm", str(EXAMPLES)).splitlines():
             match = re.match(r"NodeName=(\S+)", line)
             if match:
                 self.nodes.append(match[1])

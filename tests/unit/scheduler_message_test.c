@@ -42,7 +42,8 @@ static cs_message sample(cs_message_kind kind) {
     message.wire = wire;
     break;
   case CS_MESSAGE_KV_PIECE:
-    message.piece = (cs_kv_piece_message){4, 512, 100, 2, 19, UINT64_MAX, {payload, sizeof payload}};
+    message.piece =
+        (cs_kv_piece_message){4, 512, 100, 2, 19, UINT64_MAX, {payload, sizeof payload}};
     break;
   case CS_MESSAGE_KV_END:
     message.end = (cs_kv_end_message){10, 20, 30};
@@ -86,6 +87,8 @@ static cs_message sample(cs_message_kind kind) {
                                          8,
                                          9,
                                          10,
+                                         12,
+                                         13,
                                          {payload, 1},
                                          {payload, 2},
                                          {payload, 3},

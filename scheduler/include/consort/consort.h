@@ -80,6 +80,9 @@ typedef struct consort_device_info {
   uint32_t software;      /* 1: a simulation, not a chip's own driver */
   uint32_t offer;         /* CONSORT_OFFER_*: whether a worker in this process offers it */
   const char *offer_reason;
+  uint64_t kv_blocks_used; /* of a worker in another process: by the requests of its sessions, */
+  uint32_t n_sessions;     /* and how many sessions have the device */
+  uint32_t reserved;
 } consort_device_info;
 
 typedef struct consort_plugin_info {
