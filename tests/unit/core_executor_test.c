@@ -229,28 +229,44 @@ static cs_status keep_mark(void *user, uint32_t tag, cs_semaphore *semaphore, ui
   return CS_OK;
 }
 
+/* A random list, its bench, and a step of it. */
+typedef struct rig {
+  cs_op_list *list;
+  bench bench;
+  cs_step *step;
+} rig;
+
+static rig open_rig(const recipe *r, const char *primary, const char *fallback, bool program,
+                    uint64_t timeout_us) {
+  rig g = {.list = random_list(r, 4, r->n_ops)};
+  g.bench = open_bench(g.list, primary, fallback, program, timeout_us);
+  assert_ok(cs_executor_prepare(g.bench.executor, g.list, &g.step, error));
+  return g;
+}
+
+static void close_rig(rig *g) {
+  cs_step_destroy(g->step);
+  close_bench(&g->bench);
+  cs_op_list_destroy(g->list);
+}
+
 static void marks_are_announced_in_order_and_reached(void **state) {
   (void)state;
   const recipe r = {7, 40, 5};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?deny=add", "fake:1", false, 0);
-  cs_step *step = NULL;
+  rig g = open_rig(&r, "fake:0?deny=add", "fake:1", false, 0);
   mark_record record = {0};
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_ok(cs_step_run(step, keep_mark, &record, error));
+  fill_inputs(g.step, 1);
+  assert_ok(cs_step_run(g.step, keep_mark, &record, error));
   assert_int_equal(record.n, 8);
   for (uint32_t i = 0; i < record.n; i++) {
     assert_int_equal(record.tags[i], i * 5 + 4);
     assert_ptr_equal(cs_semaphore_device(record.semaphores[i]),
-                     cs_placement_device(b.placement, i * 5 + 4));
+                     cs_placement_device(g.bench.placement, i * 5 + 4));
     assert_ok(cs_semaphore_wait(record.semaphores[i], record.values[i], 10000000, error));
     cs_semaphore_release(record.semaphores[i]);
   }
-  assert_ok(cs_step_wait(step, error));
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  assert_ok(cs_step_wait(g.step, error));
+  close_rig(&g);
 }
 
 static cs_status refuse_mark(void *user, uint32_t tag, cs_semaphore *semaphore, uint64_t value,
@@ -264,17 +280,12 @@ static cs_status refuse_mark(void *user, uint32_t tag, cs_semaphore *semaphore, 
 static void a_refused_mark_stops_the_run_and_the_next_one_works(void **state) {
   (void)state;
   const recipe r = {7, 40, 5};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?deny=add", "fake:1", false, 0);
-  cs_step *step = NULL;
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_fails(CS_EXHAUSTED, "no room for layer 4", cs_step_run(step, refuse_mark, NULL, error));
-  assert_ok(cs_step_wait(step, error));
-  step_equals_interpretation(step, list, 3);
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  rig g = open_rig(&r, "fake:0?deny=add", "fake:1", false, 0);
+  fill_inputs(g.step, 1);
+  assert_fails(CS_EXHAUSTED, "no room for layer 4", cs_step_run(g.step, refuse_mark, NULL, error));
+  assert_ok(cs_step_wait(g.step, error));
+  step_equals_interpretation(g.step, g.list, 3);
+  close_rig(&g);
 }
 
 /* ---- failures ---- */
@@ -308,74 +319,55 @@ static void a_failed_op_is_named_by_its_place_in_the_list(void **state) {
 static void a_failure_on_one_device_reaches_the_other(void **state) {
   (void)state;
   const recipe r = {13, 60, 0};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?deny=add", "fake:1?fail_op=3", false, 0);
+  rig g = open_rig(&r, "fake:0?deny=add", "fake:1?fail_op=3", false, 0);
   size_t n_seen = 0, bad = 0;
   while (n_seen < 3)
-    n_seen += cs_placement_device(b.placement, bad++) == b.fallback;
+    n_seen += cs_placement_device(g.bench.placement, bad++) == g.bench.fallback;
   bad--;
-  cs_step *step = NULL;
   cs_error failure = CS_ERROR_INIT;
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_int_equal(run_and_wait(step, &failure), CS_FAILED);
+  fill_inputs(g.step, 1);
+  assert_int_equal(run_and_wait(g.step, &failure), CS_FAILED);
   assert_int_equal(failure.op_index, bad);
   assert_non_null(strstr(failure.message, "fake:1: injected"));
-  step_equals_interpretation(step, list, 5);
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  step_equals_interpretation(g.step, g.list, 5);
+  close_rig(&g);
 }
 
 static void an_enqueue_that_is_refused_names_its_op(void **state) {
   (void)state;
   const recipe r = {11, 30, 10};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?refuse_op=2", NULL, false, 0);
-  cs_step *step = NULL;
+  rig g = open_rig(&r, "fake:0?refuse_op=2", NULL, false, 0);
   cs_error failure = CS_ERROR_INIT;
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_int_equal(cs_step_run(step, NULL, NULL, &failure), CS_FAILED);
+  fill_inputs(g.step, 1);
+  assert_int_equal(cs_step_run(g.step, NULL, NULL, &failure), CS_FAILED);
   assert_int_equal(failure.op_index, 10);
   assert_non_null(strstr(failure.message, "fake:0: refused"));
-  step_equals_interpretation(step, list, 5);
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  step_equals_interpretation(g.step, g.list, 5);
+  close_rig(&g);
 }
 
 static void a_lost_device_names_the_op_and_refuses_the_next_run(void **state) {
   (void)state;
   const recipe r = {11, 30, 0};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?lost_op=9", NULL, false, 0);
-  cs_step *step = NULL;
+  rig g = open_rig(&r, "fake:0?lost_op=9", NULL, false, 0);
   cs_error failure = CS_ERROR_INIT;
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_int_equal(run_and_wait(step, &failure), CS_DEVICE_LOST);
+  fill_inputs(g.step, 1);
+  assert_int_equal(run_and_wait(g.step, &failure), CS_DEVICE_LOST);
   assert_int_equal(failure.op_index, 8);
-  assert_fails(CS_DEVICE_LOST, "fake:0: the device is lost", run_and_wait(step, error));
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  assert_fails(CS_DEVICE_LOST, "fake:0: the device is lost", run_and_wait(g.step, error));
+  close_rig(&g);
 }
 
 static void a_step_that_hangs_ends_at_its_deadline(void **state) {
   (void)state;
   const recipe r = {17, 20, 0};
-  cs_op_list *list = random_list(&r, 4, r.n_ops);
-  bench b = open_bench(list, "fake:0?hang_op=5&hang_ms=400", NULL, false, 50000);
-  cs_step *step = NULL;
-  assert_ok(cs_executor_prepare(b.executor, list, &step, error));
-  fill_inputs(step, 1);
-  assert_ok(cs_step_run(step, NULL, NULL, error));
-  assert_fails(CS_TIMEOUT, "a step did not end within 50 ms", cs_step_wait(step, error));
-  assert_fails(CS_TIMEOUT, "an earlier step has never ended", cs_step_run(step, NULL, NULL, error));
-  cs_step_destroy(step);
-  close_bench(&b);
-  cs_op_list_destroy(list);
+  rig g = open_rig(&r, "fake:0?hang_op=5&hang_ms=400", NULL, false, 50000);
+  fill_inputs(g.step, 1);
+  assert_ok(cs_step_run(g.step, NULL, NULL, error));
+  assert_fails(CS_TIMEOUT, "a step did not end within 50 ms", cs_step_wait(g.step, error));
+  assert_fails(CS_TIMEOUT, "an earlier step has never ended",
+               cs_step_run(g.step, NULL, NULL, error));
+  close_rig(&g);
 }
 
 static void an_executor_may_go_while_a_step_runs(void **state) {
