@@ -22,6 +22,7 @@ if(TARGET consort_cli AND TARGET consort_ucx)
   get_test_property(hosts_test ENVIRONMENT environment)
   set_tests_properties(hosts_every_failure_test PROPERTIES LABELS "integration;slow" TIMEOUT 300
                        SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
-  consort_add_python_test(garbage_test integration/garbage_test.py integration)
+  # It watches memory, of which a sanitizer keeps what was freed.
+  consort_add_python_test(garbage_test integration/garbage_test.py integration noasan)
   set_tests_properties(hosts_test hosts_every_failure_test PROPERTIES RESOURCE_LOCK hosts)
 endif()
