@@ -152,7 +152,7 @@ cs_status cs_normalize(const cs_steps *steps, const char *text, size_t bytes, cs
   cs_status status = cs_text_append(&now, text, bytes) ? CS_OK : no_memory(error);
   for (size_t i = 0; i < steps->n && status == CS_OK; i++) {
     cs_text next = {0};
-    status = normalize_step(&steps->list[i], now.data, now.bytes, &next, error);
+    status = normalize_step(&steps->list[i], now.data ? now.data : "", now.bytes, &next, error);
     if (status == CS_OK && next.bytes > MAX_GROWTH_BYTES)
       status = cs_error_set(error, CS_OUT_OF_RANGE, "the normalizer makes the text too long");
     free(now.data);
