@@ -1,13 +1,16 @@
 # Each backend passes the conformance kit; and the kit fails what is broken on purpose.
 set(CONSORT_KIT_BADGES Core,LLM-dense,LLM-quant,Disaggregated)
 
+set(CONSORT_TEST_REPORTS ${CMAKE_BINARY_DIR}/tests/reports)
+file(MAKE_DIRECTORY ${CONSORT_TEST_REPORTS})
+
 function(consort_add_conformance_test plugin badges)
   if(NOT TARGET consort_plugin_${plugin} OR NOT TARGET consort-cts)
     return()
   endif()
   add_test(NAME conformance_${plugin}
            COMMAND consort-cts $<TARGET_FILE:consort_plugin_${plugin}> --quick --no-speed
-                   --require ${badges})
+                   --require ${badges} --json ${CONSORT_TEST_REPORTS}/${plugin}.json)
   set_tests_properties(conformance_${plugin} PROPERTIES LABELS conformance TIMEOUT 600)
 endfunction()
 
@@ -40,3 +43,10 @@ if(TARGET consort_plugin_fault)
   target_include_directories(scheduler_faults_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_faults_test consort_plugin_cpu consort_plugin_fault)
 endif()
+
+# The page of what is supported agrees with what the tests above have just found.
+add_test(NAME support_page_test
+         COMMAND ${CONSORT_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/conformance/support_page_test.py)
+set_tests_properties(support_page_test PROPERTIES LABELS conformance TIMEOUT 60 SKIP_RETURN_CODE 77
+  DEPENDS "conformance_cpu;conformance_opencl;conformance_npu-sim"
+  ENVIRONMENT "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR};CONSORT_TEST_REPORTS=${CONSORT_TEST_REPORTS}")
