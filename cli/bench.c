@@ -116,7 +116,7 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
        "random weights made in memory instead of a file: llama-tiny, llama-1b, llama-8b", 0, 0,
        NULL},
       {"format", 0, CLI_OPTION_STRING, &flags->format, "FORMAT",
-       "their number format, as in Q8_0, Q4_0, F32, F16, BF16", 0, 0, NULL},
+       "their number format, as in Q8_0, Q4_0, Q4_K_M, F16, BF16", 0, 0, NULL},
       CLI_PLACEMENT_OPTIONS(&flags->placement),
       {"n-prompt", 'p', CLI_OPTION_COUNT, &bench->n_prompt_tokens, "N", "prompt tokens (512)", 1,
        1 << 20, NULL},

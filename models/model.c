@@ -395,6 +395,7 @@ void cs_model_release(cs_model *model) {
   free(model->slots);
   free(model->keys);
   free(model->pool);
+  free(model->upper_pool);
   cs_tokenizer_destroy(model->tokenizer);
   cs_gguf_close(model->gguf);
   free(model->path);

@@ -68,6 +68,10 @@ cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *e
  * CS_NOT_FOUND names a shape that is not known, CS_UNSUPPORTED a dtype that is no weight format. */
 cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, cs_model **out,
                               cs_error *error);
+/* As cs_model_open_shape, with the matrices that llama.cpp's Q4_K_M files hold in Q6_K in `upper`.
+ */
+cs_status cs_model_open_mixed_shape(const char *shape, uint32_t dtype, uint32_t upper,
+                                    uint64_t seed, cs_model **out, cs_error *error);
 void cs_model_retain(cs_model *model);
 void cs_model_release(cs_model *model);
 

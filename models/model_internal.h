@@ -29,7 +29,8 @@ struct cs_model {
   size_t n_slots;
   size_t capacity;
   uint32_t *keys; /* (n_layers + 1, CS_ROLE_LIMIT): row 0 is outside the layers */
-  void *pool;     /* random blocks that weights of a model in memory share */
+  void *pool;       /* random blocks that weights of a model in memory share */
+  void *upper_pool; /* those of its second format; NULL: it has one */
   const char *format;
   uint64_t matmul_parameters;
   uint64_t weight_bytes;

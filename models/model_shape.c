@@ -132,8 +132,8 @@ static const block_scales *find_scales(uint32_t dtype) {
   return NULL;
 }
 
-/* Fills model->pool with `bytes` bytes. */
-static cs_status make_pool(cs_model *model, uint32_t dtype, uint64_t bytes, uint64_t seed,
+/* At least `bytes` bytes, owned by the caller. */
+static cs_status make_pool(uint32_t dtype, uint64_t bytes, uint64_t seed, void **out,
                            cs_error *error) {
   const cs_dtype_info *info = cs_dtype_find(dtype);
   const uint64_t n_blocks = info->block_elements > 1 ? POOL_BLOCKS : POOL_ELEMENTS;
@@ -152,7 +152,7 @@ static cs_status make_pool(cs_model *model, uint32_t dtype, uint64_t bytes, uint
     memcpy(pool + at, pool, (size_t)n); /* `at` stays a multiple of `drawn` until the end */
     at += n;
   }
-  model->pool = pool;
+  *out = pool;
   return CS_OK;
 }
 
@@ -172,9 +172,19 @@ static cs_status add_ones(cs_model *model, int32_t layer, cs_weight_role role, c
   return CS_OK;
 }
 
+/* What a matrix is in a file of two formats: llama.cpp gives the better one to the output, and to V
+ * and the down projection of the first and last eighth of the layers and of every third between
+ * (llama-quant.cpp, Q4_K_M). */
+static bool is_upper(const cs_model_config *config, int32_t layer, cs_weight_role role) {
+  if (role == CS_ROLE_OUTPUT) return true;
+  if (role != CS_ROLE_ATTN_V && role != CS_ROLE_FFN_DOWN) return false;
+  const int32_t n = (int32_t)config->n_layers, eighth = n / 8;
+  return layer < eighth || layer >= 7 * n / 8 || (layer - eighth) % 3 == 2;
+}
+
 /* Adds the weights of one row of roles; matrices get their data once the pool is there. */
 static cs_status add_row(cs_model *model, const cs_architecture *architecture, int32_t layer,
-                         uint32_t dtype, cs_error *error) {
+                         uint32_t dtype, uint32_t upper, cs_error *error) {
   const int first = layer < 0 ? 0 : CS_ROLE_FIRST_OF_LAYER;
   const int limit = layer < 0 ? CS_ROLE_FIRST_OF_LAYER : CS_ROLE_LIMIT;
   const uint64_t required = cs_architecture_required(architecture, &model->config);
@@ -186,32 +196,35 @@ static cs_status add_row(cs_model *model, const cs_architecture *architecture, i
       status = add_ones(model, layer, role, error);
     } else {
       cs_model_weight *weight = &cs_model_add(model, layer, role)->weight;
-      weight->dtype = dtype;
-      status = cs_dtype_bytes(dtype, weight->dims[0] * weight->dims[1], &weight->bytes);
+      weight->dtype = is_upper(&model->config, layer, role) ? upper : dtype;
+      status = cs_dtype_bytes(weight->dtype, weight->dims[0] * weight->dims[1], &weight->bytes);
     }
     if (status != CS_OK) return status;
   }
   return CS_OK;
 }
 
-/* Windows begin at different places, so that no two matrices are equal. */
-static cs_status place_windows(cs_model *model, uint32_t dtype, uint64_t seed, cs_error *error) {
+/* Windows of one format's matrices begin at different places, so that no two are equal. The pool is
+ * *owner's. */
+static cs_status place_windows(cs_model *model, uint32_t dtype, uint64_t seed, void **owner,
+                               cs_error *error) {
   const uint64_t unit = WINDOW_BLOCKS * cs_dtype_find(dtype)->block_bytes;
   const uint64_t slack = unit * model->n_slots;
   uint64_t largest = 0;
   for (size_t i = 0; i < model->n_slots; i++)
-    if (model->slots[i].weight.usage && model->slots[i].weight.bytes > largest)
+    if (model->slots[i].weight.usage && model->slots[i].weight.dtype == dtype &&
+        model->slots[i].weight.bytes > largest)
       largest = model->slots[i].weight.bytes;
-  const cs_status status = make_pool(model, dtype, largest + slack, seed, error);
+  const cs_status status = make_pool(dtype, largest + slack, seed, owner, error);
   if (status != CS_OK) return status;
   for (size_t i = 0; i < model->n_slots; i++)
-    if (model->slots[i].weight.usage)
-      model->slots[i].weight.data = (const uint8_t *)model->pool + i * unit;
+    if (model->slots[i].weight.usage && model->slots[i].weight.dtype == dtype)
+      model->slots[i].weight.data = (const uint8_t *)*owner + i * unit;
   return CS_OK;
 }
 
-static cs_status build(cs_model *model, const model_shape *shape, uint32_t dtype, uint64_t seed,
-                       cs_error *error) {
+static cs_status build(cs_model *model, const model_shape *shape, uint32_t dtype, uint32_t upper,
+                       uint64_t seed, cs_error *error) {
   const cs_gguf_string llama = {"llama", 5};
   const cs_architecture *architecture = cs_architecture_find(llama);
   const cs_rope_scaling unscaled = {.kind = CS_ROPE_SCALING_NONE};
@@ -224,14 +237,26 @@ static cs_status build(cs_model *model, const model_shape *shape, uint32_t dtype
   config->norm_epsilon = 1e-5f;
   cs_status status = cs_model_reserve(model, error);
   for (int32_t layer = -1; status == CS_OK && layer < (int32_t)config->n_layers; layer++)
-    status = add_row(model, architecture, layer, dtype, error);
+    status = add_row(model, architecture, layer, dtype, upper, error);
   if (status == CS_OK) status = cs_model_add_inv_freq(model, &unscaled, NULL, error);
-  if (status == CS_OK) status = place_windows(model, dtype, seed, error);
+  if (status == CS_OK) status = place_windows(model, dtype, seed, &model->pool, error);
+  if (status == CS_OK && upper != dtype)
+    status = place_windows(model, upper, seed + 1, &model->upper_pool, error);
   return status;
+}
+
+static bool is_weight_format(uint32_t dtype) {
+  return dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16 || dtype == CS_DTYPE_BF16 ||
+         find_scales(dtype);
 }
 
 cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, cs_model **out,
                               cs_error *error) {
+  return cs_model_open_mixed_shape(shape, dtype, dtype, seed, out, error);
+}
+
+cs_status cs_model_open_mixed_shape(const char *shape, uint32_t dtype, uint32_t upper,
+                                    uint64_t seed, cs_model **out, cs_error *error) {
   *out = NULL;
   const model_shape *found = NULL;
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
@@ -239,13 +264,12 @@ cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, 
   if (!found)
     return cs_error_set(error, CS_NOT_FOUND,
                         "shape \"%s\" is not known (llama-tiny, llama-1b and llama-8b are)", shape);
-  if (dtype != CS_DTYPE_F32 && dtype != CS_DTYPE_F16 && dtype != CS_DTYPE_BF16 &&
-      !find_scales(dtype))
+  if (!is_weight_format(dtype) || !is_weight_format(upper))
     return cs_error_set(error, CS_UNSUPPORTED, "shape \"%s\": dtype %u is no weight format", shape,
-                        dtype);
+                        is_weight_format(dtype) ? upper : dtype);
   cs_model *model = cs_model_create(shape);
   if (!model) return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  const cs_status status = build(model, found, dtype, seed, error);
+  const cs_status status = build(model, found, dtype, upper, seed, error);
   if (status != CS_OK) {
     cs_model_release(model);
     return status;

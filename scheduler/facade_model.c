@@ -80,11 +80,13 @@ cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape, 
                                    uint64_t seed, consort_model **out, cs_error *error) {
   (void)runtime;
   *out = NULL;
-  const uint32_t dtype = cs_dtype_from_name(format);
+  const bool mixed = strcmp(format, "q4_k_m") == 0;
+  const uint32_t dtype = mixed ? CS_DTYPE_Q4_K : cs_dtype_from_name(format);
   if (dtype == CS_DTYPE_NONE)
     return cs_error_set(error, CS_NOT_FOUND, "format \"%s\" is not known", format);
   cs_model *opened;
-  cs_status status = cs_model_open_shape(shape, dtype, seed, &opened, error);
+  cs_status status =
+      cs_model_open_mixed_shape(shape, dtype, mixed ? CS_DTYPE_Q6_K : dtype, seed, &opened, error);
   if (status == CS_OK) status = wrap(opened, true, out, error);
   if (status == CS_OK)
     snprintf((*out)->source, sizeof(*out)->source, "shape:%s:%s:%llu", shape, format,

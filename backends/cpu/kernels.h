@@ -55,6 +55,9 @@ typedef struct cpu_kernels {
    * - the new). A score of -INFINITY counts for nothing. */
   void (*soften)(float *scores, size_t n, float *largest, float *total, float *shrink);
 
+  /* The verification sum of n whole words, the first of which has this index. */
+  uint64_t (*word_sum)(const unsigned char *bytes, uint64_t first, size_t n);
+
   /* x[i] = exp(x[i] - shift); returns the sum. */
   float (*exp_sum)(float *x, size_t n, float shift);
   void (*silu_mul)(float *out, const float *gate, const float *up, size_t n);

@@ -9,6 +9,7 @@
 #include "consort/half.h"
 #include "soften.h"
 #include "transpose_avx.h"
+#include "word_sum.h"
 
 enum { F32, F16, BF16 };
 
@@ -267,6 +268,10 @@ static void soften(float *scores, size_t n, float *largest, float *total, float 
   cpu_soften(scores, n, largest, total, shrink, exp_sum);
 }
 
+static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {
+  return cpu_word_sum(bytes, first, n);
+}
+
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
   const __m512 one = _mm512_set1_ps(1);
   for (size_t i = 0; i < n; i += 16) {
@@ -317,6 +322,7 @@ const cpu_kernels cpu_kernels_avx512 = {
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .transpose8 = transpose8,
     .soften = soften,
+    .word_sum = word_sum,
     .exp_sum = exp_sum,
     .silu_mul = silu_mul,
     .add = add,

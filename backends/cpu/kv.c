@@ -210,43 +210,59 @@ static bool check_wire(const cs_plugin_device *device, const cs_op *op, cs_op_an
          cpu_check_vector(answer, "range", &op->operands[5], CS_DTYPE_I32, 2);
 }
 
+/* Tokens from `token` on that lie side by side in the cache as on the wire, at most `limit`. */
+static uint64_t run_length(const wire_job *job, const cpu_kv *kv, uint64_t token, uint64_t limit) {
+  if (job->dtype != kv->dtype || !kv->contiguous) return 1;
+  if (kv->token_bytes != kv->width * kv->element_bytes) return 1;
+  const uint64_t left = kv->block_tokens - token % kv->block_tokens;
+  return left < limit ? left : limit;
+}
+
+/* n tokens of one head, from position `token` on. */
+static void move_tokens(const wire_job *job, const cpu_kv *kv, uint64_t head, uint64_t token,
+                        uint64_t n, unsigned char *at) {
+  const size_t row_bytes = kv->width * cpu_float_bytes(job->dtype);
+  while (n > 0) {
+    const uint64_t run = run_length(job, kv, token, n);
+    unsigned char *row = cpu_kv_at(kv, (uint64_t)job->blocks[token / kv->block_tokens],
+                                   token % kv->block_tokens, head);
+    if (run > 1)
+      memcpy(job->scatter ? row : at, job->scatter ? at : row, run * row_bytes);
+    else if (job->scatter)
+      store_row(job->kernels, kv, row, job->dtype, at);
+    else
+      fetch_row(job->kernels, kv, row, job->dtype, at);
+    token += run;
+    n -= run;
+    at += run * row_bytes;
+  }
+}
+
 /* Items are (plane, head, token) in the order of the wire. */
 static void move_rows(void *context, uint64_t begin, uint64_t end) {
   const wire_job *job = context;
   const uint64_t plane_items = job->planes[0].n_heads * job->n;
   const size_t bytes = cpu_float_bytes(job->dtype);
-  for (uint64_t item = begin; item < end; item++) {
-    const uint64_t plane = item / plane_items, in_plane = item % plane_items;
+  while (begin < end) {
+    const uint64_t plane = begin / plane_items, in_plane = begin % plane_items;
     const cpu_kv *kv = &job->planes[plane];
-    const uint64_t token = job->first + in_plane % job->n;
-    unsigned char *at =
-        job->wire + (plane * plane_items * job->planes[0].width + in_plane * kv->width) * bytes;
-    unsigned char *row = cpu_kv_at(kv, (uint64_t)job->blocks[token / kv->block_tokens],
-                                   token % kv->block_tokens, in_plane / job->n);
-    if (job->scatter)
-      store_row(job->kernels, kv, row, job->dtype, at);
-    else
-      fetch_row(job->kernels, kv, row, job->dtype, at);
+    const uint64_t of_head = job->n - in_plane % job->n;
+    const uint64_t n = end - begin < of_head ? end - begin : of_head;
+    move_tokens(job, kv, in_plane / job->n, job->first + in_plane % job->n, n,
+                job->wire +
+                    (plane * plane_items * job->planes[0].width + in_plane * kv->width) * bytes);
+    begin += n;
   }
-}
-
-static uint64_t mix_word(uint64_t index, uint32_t word) {
-  uint64_t z = (index << 32 | word) + UINT64_C(0x9e3779b97f4a7c15);
-  z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-  z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-  return z ^ z >> 31;
 }
 
 static void sum_words(void *context, uint64_t begin, uint64_t end) {
   wire_job *job = context;
-  uint64_t sum = 0;
-  for (uint64_t i = begin; i < end; i++) {
-    const uint64_t left = job->wire_bytes - 4 * i;
+  const uint64_t whole = job->wire_bytes / 4 < end ? job->wire_bytes / 4 : end;
+  uint64_t sum = job->kernels->word_sum(job->wire + 4 * begin, begin, whole - begin);
+  if (whole < end) { /* the last word has fewer bytes; what is missing counts as zero */
     unsigned char bytes[4] = {0};
-    memcpy(bytes, job->wire + 4 * i, left < 4 ? left : 4);
-    const uint32_t word = (uint32_t)bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 |
-                          (uint32_t)bytes[3] << 24;
-    sum += mix_word(i, word);
+    memcpy(bytes, job->wire + 4 * whole, job->wire_bytes % 4);
+    sum += job->kernels->word_sum(bytes, whole, 1);
   }
   atomic_fetch_add(&job->sum, sum);
 }

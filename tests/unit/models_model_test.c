@@ -344,6 +344,31 @@ static void shapes_have_the_sizes_they_are_named_for(void **state) {
                    CS_UNSUPPORTED);
 }
 
+static uint32_t dtype_of(const cs_model *model, const char *name) {
+  for (size_t i = 0; i < cs_model_n_weights(model); i++)
+    if (strcmp(cs_model_weight_at(model, i)->name, name) == 0)
+      return cs_model_weight_at(model, i)->dtype;
+  return CS_DTYPE_NONE;
+}
+
+/* As llama.cpp's Q4_K_M: layers 0 to 1, 14, 15 and every third between, of 16. */
+static void a_mixed_shape_has_both_formats(void **state) {
+  (void)state;
+  cs_model *model;
+  assert_int_equal(
+      cs_model_open_mixed_shape("llama-1b", CS_DTYPE_Q4_K, CS_DTYPE_Q6_K, 1, &model, NULL), CS_OK);
+  assert_int_equal(dtype_of(model, "output.weight"), CS_DTYPE_Q6_K);
+  assert_int_equal(dtype_of(model, "token_embd.weight"), CS_DTYPE_Q4_K);
+  assert_int_equal(dtype_of(model, "blk.0.attn_q.weight"), CS_DTYPE_Q4_K);
+  const char *const upper[] = {"blk.0.attn_v.weight", "blk.1.ffn_down.weight",
+                               "blk.4.attn_v.weight", "blk.15.ffn_down.weight"};
+  for (size_t i = 0; i < 4; i++)
+    assert_int_equal(dtype_of(model, upper[i]), CS_DTYPE_Q6_K);
+  assert_int_equal(dtype_of(model, "blk.2.ffn_down.weight"), CS_DTYPE_Q4_K);
+  assert_string_equal(cs_model_format(model), "q4_k");
+  cs_model_release(model);
+}
+
 /* The value of element i in the formats whose blocks are simple. */
 static float element(uint32_t dtype, const uint8_t *data, size_t i) {
   uint16_t half;
@@ -433,6 +458,7 @@ int main(void) {
       cmocka_unit_test(a_tokenizer_of_another_kind_leaves_a_model),
       cmocka_unit_test(more_tokens_than_embeddings_are_refused),
       cmocka_unit_test(shapes_have_the_sizes_they_are_named_for),
+      cmocka_unit_test(a_mixed_shape_has_both_formats),
       cmocka_unit_test(random_weights_are_spread_as_trained_ones),
       cmocka_unit_test(every_block_format_has_a_shape),
       cmocka_unit_test(equal_seeds_make_equal_models),
