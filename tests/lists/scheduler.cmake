@@ -1,12 +1,18 @@
 # Messages, links, KV transfer, workers and sessions.
-foreach(name message transport wire journal router answer_text evaluate)
+foreach(name message transport wire journal router answer_text evaluate door)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
-foreach(name engine port session transfer story direct)
+foreach(name engine port session transfer story direct remote)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
   target_include_directories(scheduler_${name}_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_${name}_test consort_plugin_cpu)
 endforeach()
+
+# The network's module is opened when it is needed, so nothing links it.
+if(TARGET consort_ucx)
+  add_dependencies(scheduler_remote_test consort_ucx)
+  add_dependencies(scheduler_door_test consort_ucx)
+endif()
 
 # The CPU plugin with copies between devices that go wrong.
 set(lame_folder ${CMAKE_BINARY_DIR}/tests/plugins/lame)
