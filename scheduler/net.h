@@ -21,7 +21,7 @@
 #include "scheduler/door.h"
 #include "scheduler/transport.h"
 
-#define CS_NET_WINDOW_BYTES    (UINT64_C(64) << 20)
+#define CS_NET_WINDOW_BYTES    (UINT64_C(16) << 20)
 #define CS_NET_MAX_FRAME_BYTES (UINT64_C(1) << 30)
 #define CS_NET_MAX_CONNECTIONS 64
 #define CS_NET_BEAT_US         UINT64_C(250000)

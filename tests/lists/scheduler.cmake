@@ -66,3 +66,11 @@ function(scheduler_add_fuzz name)
   set_tests_properties(${name}_fuzz PROPERTIES LABELS fuzz TIMEOUT 600)
 endfunction()
 scheduler_add_fuzz(message scheduler/message.c core/error.c)
+
+# Run by hand: tests/bench/transfer_bench.py.
+if(TARGET consort_ucx)
+  add_executable(transfer_bench bench/transfer_bench.c)
+  target_link_libraries(transfer_bench PRIVATE consort_options consort_scheduler)
+  set_target_properties(transfer_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_dependencies(transfer_bench consort_ucx)
+endif()
