@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -114,12 +115,12 @@ class WorkersTest(unittest.TestCase):
         hello = b"CONSORT\x1a" + struct.pack("<II", 99 << 16, 0) + bytes(32)
         with Worker() as worker:
             for said in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(48), bytes(100), hello, hello[:47] + b"x" + bytes(500)):
-                with worker.socket() as stranger:
+                answer = b""
+                with worker.socket() as stranger, contextlib.suppress(ConnectionError):
                     stranger.sendall(said)
-                    answer = b""
                     while part := stranger.recv(4096):
                         answer += part
-                    self.assertLessEqual(len(answer), 48 + 36)
+                self.assertLessEqual(len(answer), 48 + 36)
             self.run_on(DEMO_F32, PROMPT, 2, worker.device, worker.device)
 
     def test_a_worker_of_another_version_is_told_in_one_line(self) -> None:

@@ -67,10 +67,16 @@ function(scheduler_add_fuzz name)
 endfunction()
 scheduler_add_fuzz(message scheduler/message.c core/error.c)
 
-# Run by hand: tests/bench/transfer_bench.py.
+# Figures are taken by tests/bench/transfer_bench.py; as a test it sends more than a window holds.
 if(TARGET consort_ucx)
   add_executable(transfer_bench bench/transfer_bench.c)
   target_link_libraries(transfer_bench PRIVATE consort_options consort_scheduler)
   set_target_properties(transfer_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_dependencies(transfer_bench consort_ucx)
+  add_test(NAME transfer_bench COMMAND transfer_bench 4 12 1048576 1)
+  set_tests_properties(transfer_bench PROPERTIES LABELS unit TIMEOUT 120)
+  if(CONSORT_SANITIZE STREQUAL "thread")
+    set_property(TEST scheduler_door_test scheduler_remote_test transfer_bench APPEND PROPERTY
+      ENVIRONMENT "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp")
+  endif()
 endif()
