@@ -78,5 +78,6 @@ if(TARGET consort_ucx)
   if(CONSORT_SANITIZE STREQUAL "thread")
     set_property(TEST scheduler_door_test scheduler_remote_test transfer_bench APPEND PROPERTY
       ENVIRONMENT "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp")
+    set_property(TEST scheduler_remote_test APPEND PROPERTY LABELS notsan) # timed: run by hand
   endif()
 endif()
