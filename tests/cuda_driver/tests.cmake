@@ -45,7 +45,7 @@ if(TARGET consort-cts)
   add_test(NAME conformance_cuda_on_fake_driver
            COMMAND consort-cts $<TARGET_FILE:consort_plugin_cuda> --quick --no-speed --soak 1
                    --require Core,LLM-dense,LLM-quant,MoE,Disaggregated)
-  set_tests_properties(conformance_cuda_on_fake_driver PROPERTIES LABELS conformance TIMEOUT 300
+  set_tests_properties(conformance_cuda_on_fake_driver PROPERTIES LABELS "conformance;slow" TIMEOUT 300
     ENVIRONMENT "${cuda_fake};ASAN_OPTIONS=detect_leaks=0") # the fake driver's threads may still end
 endif()
 

@@ -20,11 +20,11 @@ endfunction()
 
 if(TARGET consort_plugin_level_zero AND TARGET ze_cpu_test AND TARGET consort-cts)
   level_zero_conformance(conformance_level_zero conformance)
-  level_zero_conformance(conformance_level_zero_shuffled_1 conformance ZE_TEST_SHUFFLE=1)
+  level_zero_conformance(conformance_level_zero_shuffled_1 slow ZE_TEST_SHUFFLE=1)
   level_zero_conformance(conformance_level_zero_shuffled_2 slow ZE_TEST_SHUFFLE=2)
   level_zero_conformance(conformance_level_zero_shuffled_3 slow ZE_TEST_SHUFFLE=3)
   level_zero_conformance(conformance_level_zero_at_once slow ZE_TEST_DEFER=0 ZE_TEST_GUARD=0)
-  level_zero_conformance(conformance_level_zero_validated conformance
+  level_zero_conformance(conformance_level_zero_validated slow
                          ZE_ENABLE_VALIDATION_LAYER=1 ZE_ENABLE_PARAMETER_VALIDATION=1)
   level_zero_conformance(conformance_level_zero_intercepted slow ZE_ENABLE_LOADER_INTERCEPT=1)
 endif()

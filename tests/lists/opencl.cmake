@@ -24,6 +24,6 @@ if(TARGET consort_plugin_opencl)
       COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/unit/opencl_oclgrind.sh
               ${CMAKE_BINARY_DIR}/tests/opencl_inline $<TARGET_FILE:opencl_${part}_test>)
     set_tests_properties(opencl_oclgrind_${part} PROPERTIES
-      LABELS integration TIMEOUT 240 SKIP_RETURN_CODE 77)
+      LABELS "integration;slow" TIMEOUT 240 SKIP_RETURN_CODE 77)
   endforeach()
 endif()
