@@ -29,6 +29,11 @@ static void show_progress(const consort_quantized_tensor *tensor) {
   fflush(stderr);
 }
 
+static void take_notice(void *user, const char *line) {
+  (void)user;
+  fprintf(stderr, "consort: %s\n", line);
+}
+
 static int take_tensor(void *user, const consort_quantized_tensor *tensor) {
   quantize_state *state = user;
   const double squares = tensor->rmse * tensor->rmse * (double)tensor->n_elements;
@@ -105,7 +110,8 @@ int cli_quantize(int argc, char **argv) {
                                            .n_threads = n_threads,
                                            .type = type,
                                            .progress = take_tensor,
-                                           .progress_user = &state};
+                                           .progress_user = &state,
+                                           .notice = take_notice};
   cs_error error = CS_ERROR_INIT;
   if (consort_quantize(from, to, &wanted, &error) == CS_OK)
     status = print_end(to, type, &state);

@@ -93,6 +93,19 @@ void cs_gguf_write_string(cs_gguf_writer *writer, const char *key, const char *v
   put_text(writer, &writer->entries, value, strlen(value));
 }
 
+void cs_gguf_write_array(cs_gguf_writer *writer, const char *key, uint32_t kind, uint64_t n) {
+  put_entry(writer, text(key), CS_GGUF_KIND_ARRAY, &kind, sizeof kind);
+  put_u64(writer, &writer->entries, n);
+}
+
+void cs_gguf_write_elements(cs_gguf_writer *writer, const void *data, size_t bytes) {
+  put(writer, &writer->entries, data, bytes);
+}
+
+void cs_gguf_write_string_element(cs_gguf_writer *writer, const char *data, size_t bytes) {
+  put_text(writer, &writer->entries, data, bytes);
+}
+
 void cs_gguf_write_metadata_of(cs_gguf_writer *writer, const cs_gguf *from,
                                bool (*skip)(void *user, cs_gguf_string key), void *user) {
   for (size_t i = 0; i < from->n_entries; i++) {

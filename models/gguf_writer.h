@@ -21,6 +21,11 @@ void cs_gguf_write_f32(cs_gguf_writer *writer, const char *key, float value);
 void cs_gguf_write_bool(cs_gguf_writer *writer, const char *key, bool value);
 void cs_gguf_write_string(cs_gguf_writer *writer, const char *key, const char *value);
 
+/* Begins an array of n elements of a CS_GGUF_KIND_*; they follow, as bytes or one string a call. */
+void cs_gguf_write_array(cs_gguf_writer *writer, const char *key, uint32_t kind, uint64_t n);
+void cs_gguf_write_elements(cs_gguf_writer *writer, const void *data, size_t bytes);
+void cs_gguf_write_string_element(cs_gguf_writer *writer, const char *data, size_t bytes);
+
 /* Copies all metadata of `from` but the keys that `skip` (may be NULL) says yes to. */
 void cs_gguf_write_metadata_of(cs_gguf_writer *writer, const cs_gguf *from,
                                bool (*skip)(void *user, cs_gguf_string key), void *user);

@@ -18,10 +18,12 @@
 #include "core/error.h"
 #include "models/architecture.h"
 #include "models/blocks.h"
+#include "models/chat/chat.h"
 #include "models/gguf_internal.h"
 #include "models/gguf_writer.h"
 #include "models/huggingface.h"
 #include "models/quantize_mix.h"
+#include "models/tokenizer_gguf.h"
 
 #define BATCH_ELEMENTS ((uint64_t)1 << 20) /* of one thread, or one row where that is longer */
 #define MAX_THREADS    64
@@ -38,6 +40,7 @@ typedef struct output {
 
 typedef struct job {
   const cs_quantize_options *options;
+  const char *from;
   const cs_quantize_type *type;
   cs_gguf *source;
   float *rope_factors; /* a table that the folder's configuration implies */
@@ -197,6 +200,43 @@ static cs_status write_bytes(job *j, const void *data, size_t bytes) {
   return cs_error_set(j->error, CS_IO, "%s: %s", j->temporary, strerror(errno));
 }
 
+static void tell_lack(const job *j, const char *what, const cs_error *why) {
+  char line[sizeof why->message + 64];
+  snprintf(line, sizeof line, "the file has no %s: %s", what, why->message);
+  if (j->options->notice) j->options->notice(j->options->user, line);
+}
+
+/* "tokenizer.chat_template" and its like for tools, where that is another. */
+static void write_chat_template(job *j, cs_gguf_writer *writer) {
+  static const char *const keys[] = {"tokenizer.chat_template", "tokenizer.chat_template.tool_use"};
+  char *texts[2] = {NULL, NULL};
+  size_t bytes;
+  cs_error why = CS_ERROR_INIT;
+  cs_status status = CS_OK;
+  for (int tools = 0; tools < 2 && status == CS_OK; tools++)
+    status = cs_chat_template_find(NULL, j->from, tools, &texts[tools], &bytes, &why);
+  if (status != CS_OK && status != CS_NOT_FOUND) tell_lack(j, "chat template", &why);
+  for (int tools = 0; tools < 2; tools++)
+    if (texts[tools] && !(tools && texts[0] && strcmp(texts[0], texts[1]) == 0))
+      cs_gguf_write_string(writer, keys[tools], texts[tools]);
+  free(texts[0]);
+  free(texts[1]);
+}
+
+/* What a folder keeps beside its weights. */
+static cs_status write_tokenizer(job *j, cs_gguf_writer *writer) {
+  cs_error why = CS_ERROR_INIT;
+  const cs_gguf_tensor *rows = cs_gguf_find_tensor(j->source, "token_embd.weight");
+  cs_status status = cs_tokenizer_write_gguf(j->from, rows ? rows->dims[0] : 0, writer, &why);
+  if (status == CS_OUT_OF_MEMORY) return cs_error_set(j->error, status, "%s", why.message);
+  if (status != CS_OK) {
+    tell_lack(j, "tokenizer", &why);
+    cs_gguf_write_string(writer, "tokenizer.ggml.model", "none");
+  }
+  write_chat_template(j, writer);
+  return CS_OK;
+}
+
 static cs_status write_head(job *j) {
   cs_gguf_writer *writer = cs_gguf_writer_create();
   void *head;
@@ -205,14 +245,17 @@ static cs_status write_head(job *j) {
   cs_gguf_write_metadata_of(writer, j->source, skip_key, j);
   cs_gguf_write_u32(writer, "general.quantization_version", 2);
   cs_gguf_write_u32(writer, "general.file_type", j->type->file_type);
-  if (!cs_gguf_has(j->source, "tokenizer.ggml.model"))
+  cs_status status = CS_OK;
+  if (cs_file_is_folder(j->from))
+    status = write_tokenizer(j, writer);
+  else if (!cs_gguf_has(j->source, "tokenizer.ggml.model"))
     cs_gguf_write_string(writer, "tokenizer.ggml.model", "none");
   for (size_t i = 0; i < j->n_outputs; i++) {
     const output *out = &j->outputs[i];
     cs_gguf_write_tensor(writer, out->from.name, gguf_type(out->dtype), out->from.rank,
                          out->from.dims, out->bytes);
   }
-  cs_status status = cs_gguf_writer_finish(writer, &head, &bytes, j->error);
+  if (status == CS_OK) status = cs_gguf_writer_finish(writer, &head, &bytes, j->error);
   cs_gguf_writer_destroy(writer);
   if (status != CS_OK) return status;
   status = write_bytes(j, head, bytes);
@@ -399,7 +442,7 @@ static bool is_same_file(const char *a, const char *b) {
 
 cs_status cs_quantize(const char *from, const char *to, const cs_quantize_options *options,
                       cs_error *error) {
-  job j = {.options = options, .error = error};
+  job j = {.options = options, .from = from, .error = error};
   j.type = cs_quantize_type_find(options->type);
   if (!j.type)
     return cs_error_set(error, CS_UNSUPPORTED,

@@ -23,19 +23,25 @@ typedef struct cs_quantized_tensor {
 /* Called after each tensor, from the caller's thread. A result other than 0 ends the work. */
 typedef int (*cs_quantize_progress)(void *user, const cs_quantized_tensor *tensor);
 
+/* Called with one line that the user should read: what the new file lacks. */
+typedef void (*cs_quantize_notice)(void *user, const char *line);
+
 typedef struct cs_quantize_options {
   const char *type;   /* "Q8_0", "Q4_0", "Q4_K_M" or "Q6_K", in any case of letters */
   uint32_t n_threads; /* 0: one */
   cs_quantize_progress progress;
+  cs_quantize_notice notice; /* may be NULL */
   void *user;
 } cs_quantize_options;
 
 /* Reads the GGUF file (or files) or the folder `from` and writes the GGUF file `to`, which appears
  * complete or not at all. Which tensor gets which format is llama.cpp's choice for the type
  * (src/llama-quant.cpp of github.com/ggml-org/llama.cpp): vectors and routers stay F32, some
- * matrices of Q4_0 and Q4_K_M get more bits, rows that no block divides a format that does. Errors
- * name the file: those of opening, CS_UNSUPPORTED for a type that is not known or a tensor in a
- * format that cannot be read, CS_IO, CS_CANCELLED when progress said so. */
+ * matrices of Q4_0 and Q4_K_M get more bits, rows that no block divides a format that does. A
+ * folder's tokenizer and chat template are written too; where GGUF cannot say what the tokenizer
+ * does, the file has none and a notice says why. Errors name the file: those of opening,
+ * CS_UNSUPPORTED for a type that is not known or a tensor in a format that cannot be read, CS_IO,
+ * CS_CANCELLED when progress said so. */
 cs_status cs_quantize(const char *from, const char *to, const cs_quantize_options *options,
                       cs_error *error);
 

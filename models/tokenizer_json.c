@@ -302,8 +302,7 @@ static int32_t find_any(const cs_tokenizer *t, const char *text) {
   return -1;
 }
 
-/* A token of the configuration: a string, or an object whose "content" is one. */
-static int32_t read_token(const cs_tokenizer *t, const json_t *config, const char *key) {
+int32_t cs_json_token(const cs_tokenizer *t, const json_t *config, const char *key) {
   const json_t *value = json_object_get(config, key);
   if (json_is_object(value)) value = json_object_get(value, "content");
   return json_is_string(value) ? find_any(t, json_string_value(value)) : -1;
@@ -316,8 +315,8 @@ static cs_status read_config(cs_json_reader *r, const char *config, size_t bytes
   if (config && !root)
     return cs_json_fail(r, CS_CORRUPT, "tokenizer_config.json, line %d: %s", where.line,
                         where.text);
-  t->bos = read_token(t, root, "bos_token");
-  t->eos = read_token(t, root, "eos_token");
+  t->bos = cs_json_token(t, root, "bos_token");
+  t->eos = cs_json_token(t, root, "eos_token");
   json_decref(root);
   if (t->bos < 0 && t->n_prefix > 0) t->bos = t->prefix[0];
   cs_tokenizer_mark_ends(t);

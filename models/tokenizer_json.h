@@ -24,6 +24,9 @@ bool cs_json_bool(const json_t *object, const char *key, bool usual);
 /* "" when absent or no string. */
 const char *cs_json_text(const json_t *object, const char *key);
 
+/* A token of the configuration, a string or an object whose "content" is one; -1: none. */
+int32_t cs_json_token(const cs_tokenizer *tokenizer, const json_t *config, const char *key);
+
 /* Each takes the section of that name; NULL and JSON's null mean none. */
 cs_status cs_json_normalizer(cs_json_reader *reader, const json_t *section);
 cs_status cs_json_pre_tokenizer(cs_json_reader *reader, const json_t *section);

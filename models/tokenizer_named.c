@@ -112,9 +112,9 @@ static const struct {
     {"jina-v2-es", &gpt2, false, false},
     {"jina-v2-de", &gpt2, false, false},
     {"jina-v2-code", &gpt2, false, false},
+    {"llama-bpe", &llama3, true, true}, /* what converters write */
     {"llama3", &llama3, true, true},
     {"llama-v3", &llama3, true, true},
-    {"llama-bpe", &llama3, true, true},
     {"falcon3", &llama3, true, true},
     {"falcon-h1", &llama3, true, true},
     {"pixtral", &llama3, true, true},
@@ -184,4 +184,41 @@ cs_status cs_pre_tokenizer_named(const char *name, size_t bytes, cs_steps *norma
   }
   return cs_error_set(error, CS_UNSUPPORTED, "pre-tokenizer \"%.*s\" is not known",
                       bytes > 40 ? 40 : (int)bytes, name);
+}
+
+/* A run of characters that is kept in one piece is the same as each character with its like. */
+static bool is_same_split(const cs_step *a, const cs_step *b) {
+  if (a->invert || b->invert) return false;
+  if (a->behaviour == b->behaviour) return cs_pattern_equal(a->pattern, b->pattern);
+  return a->behaviour == CS_SPLIT_CONTIGUOUS && b->behaviour == CS_SPLIT_ISOLATED &&
+         cs_pattern_repeats(a->pattern, b->pattern);
+}
+
+/* Of steps that names stand for: a split, or one that is nothing but its kind. */
+static bool are_same(const cs_steps *a, const cs_steps *b) {
+  if (a->n != b->n) return false;
+  for (size_t i = 0; i < a->n; i++) {
+    const cs_step *x = &a->list[i], *y = &b->list[i];
+    if (x->kind != y->kind || (x->kind == CS_STEP_SPLIT && !is_same_split(x, y))) return false;
+  }
+  return true;
+}
+
+cs_status cs_pre_tokenizer_name_of(const cs_steps *normalizers, const cs_steps *steps,
+                                   bool ignore_merges, const char **name) {
+  cs_status status = CS_OK;
+  *name = NULL;
+  for (size_t i = 0; status == CS_OK && !*name && i < sizeof names / sizeof names[0]; i++) {
+    if (names[i].whole != ignore_merges ||
+        (i > 0 && names[i].recipe == names[i - 1].recipe && names[i].whole == names[i - 1].whole))
+      continue;
+    cs_steps own_normalizers = {0}, own = {0};
+    if (names[i].recipe->nfc) status = add_step(&own_normalizers, CS_STEP_NFC, NULL);
+    if (status == CS_OK) status = follow(names[i].recipe, &own, NULL);
+    if (status == CS_OK && are_same(normalizers, &own_normalizers) && are_same(steps, &own))
+      *name = names[i].name;
+    cs_steps_finish(&own_normalizers);
+    cs_steps_finish(&own);
+  }
+  return status;
 }

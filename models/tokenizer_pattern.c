@@ -6,6 +6,7 @@
  * White_Space, which PCRE2's \s is not (it adds U+180E), and their \w is wider, so that these
  * letters are rewritten before compiling. As in Oniguruma, ^ and $ match at lines. */
 #define PCRE2_CODE_UNIT_WIDTH 8
+#include <ctype.h>
 #include <pcre2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@
 
 struct cs_pattern {
   pcre2_code *code; /* NULL: a literal */
-  char *literal;
+  char *text;       /* the literal, or the expression as it was compiled */
   size_t bytes;
 };
 
@@ -103,14 +104,37 @@ static bool translate_bracket(const char *from, size_t left, uint32_t *depth, cs
   return nested || cs_text_append(to, from, 1);
 }
 
+/* An escape that stands for one character, \r, \n or \x{b5} and up, becomes that character, so that
+ * expressions which differ in that alone are equal. Returns its length, 0 for any other. */
+static size_t unescape(const char *from, size_t left, char to[4], int *to_bytes) {
+  *to_bytes = 1;
+  to[0] = from[1] == 'r' ? '\r' : '\n';
+  if (from[1] == 'r' || from[1] == 'n') return 2;
+  uint32_t c = 0;
+  size_t at = 3;
+  if (from[1] != 'x' || left < 5 || from[2] != '{') return 0;
+  for (; at < left && at < 9 && isxdigit((unsigned char)from[at]); at++)
+    c = 16 * c + (uint32_t)(from[at] <= '9' ? from[at] - '0' : (from[at] | 0x20) - 'a' + 10);
+  if (at == left || from[at] != '}' || c < 0xa0 || !utf8proc_codepoint_valid((utf8proc_int32_t)c))
+    return 0;
+  *to_bytes = (int)utf8proc_encode_char((utf8proc_int32_t)c, (utf8proc_uint8_t *)to);
+  return at + 1;
+}
+
 static bool translate(const char *from, size_t bytes, cs_text *to) {
   uint32_t depth = 0;
   for (size_t i = 0; i < bytes; i++) {
     bool done;
     if (from[i] == '\\' && i + 1 < bytes) {
       const char *class = class_of(from[i + 1], depth > 0);
-      done = class ? cs_text_append(to, class, strlen(class)) : cs_text_append(to, from + i, 2);
-      i++;
+      char character[4];
+      int character_bytes;
+      const size_t taken = unescape(from + i, bytes - i, character, &character_bytes);
+      if (taken)
+        done = cs_text_append(to, character, (size_t)character_bytes);
+      else
+        done = class ? cs_text_append(to, class, strlen(class)) : cs_text_append(to, from + i, 2);
+      i += taken ? taken - 1 : 1;
     } else if (from[i] == '[' || from[i] == ']') {
       done = translate_bracket(from + i, bytes - i, &depth, to);
     } else {
@@ -150,12 +174,15 @@ cs_status cs_pattern_create(const char *expression, size_t bytes, cs_pattern **o
   if (!pattern || !translate(expression, bytes, &text))
     status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
   if (status == CS_OK) status = compile(&text, &pattern->code, error);
-  free(text.data);
-  if (status == CS_OK)
-    *out = pattern;
-  else
+  if (status != CS_OK) {
+    free(text.data);
     free(pattern);
-  return status;
+    return status;
+  }
+  pattern->text = text.data;
+  pattern->bytes = text.bytes;
+  *out = pattern;
+  return CS_OK;
 }
 
 cs_status cs_pattern_create_literal(const char *text, size_t bytes, cs_pattern **out,
@@ -163,12 +190,12 @@ cs_status cs_pattern_create_literal(const char *text, size_t bytes, cs_pattern *
   *out = NULL;
   if (bytes == 0) return cs_error_set(error, CS_CORRUPT, "an empty pattern");
   cs_pattern *pattern = calloc(1, sizeof *pattern);
-  if (pattern) pattern->literal = malloc(bytes);
-  if (!pattern || !pattern->literal) {
+  if (pattern) pattern->text = malloc(bytes);
+  if (!pattern || !pattern->text) {
     free(pattern);
     return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
   }
-  memcpy(pattern->literal, text, bytes);
+  memcpy(pattern->text, text, bytes);
   pattern->bytes = bytes;
   *out = pattern;
   return CS_OK;
@@ -177,8 +204,30 @@ cs_status cs_pattern_create_literal(const char *text, size_t bytes, cs_pattern *
 void cs_pattern_destroy(cs_pattern *pattern) {
   if (!pattern) return;
   pcre2_code_free(pattern->code);
-  free(pattern->literal);
+  free(pattern->text);
   free(pattern);
+}
+
+/* ---- comparing ---- */
+
+bool cs_pattern_equal(const cs_pattern *a, const cs_pattern *b) {
+  return !a->code == !b->code && a->bytes == b->bytes && memcmp(a->text, b->text, a->bytes) == 0;
+}
+
+static bool is_class(const cs_pattern *p) {
+  const char *end = memchr(p->text, p->text[0] == '[' ? ']' : '}', p->bytes);
+  return p->code && (p->text[0] == '[' || (p->text[0] == '\\' && p->text[1] == 'p')) &&
+         end == p->text + p->bytes - 1;
+}
+
+bool cs_pattern_repeats(const cs_pattern *one, const cs_pattern *many) {
+  return many->code && is_class(one) && many->bytes == one->bytes + 1 &&
+         memcmp(one->text, many->text, one->bytes) == 0 && many->text[one->bytes] == '+';
+}
+
+bool cs_pattern_is_literal(const cs_pattern *pattern, const char *text) {
+  return !pattern->code && pattern->bytes == strlen(text) &&
+         memcmp(pattern->text, text, pattern->bytes) == 0;
 }
 
 /* ---- searching ---- */
@@ -219,7 +268,7 @@ void cs_pattern_end(cs_pattern_search *search) {
 
 static void find_literal(const cs_pattern *p, const char *text, size_t bytes, size_t from,
                          bool *found, size_t *begin, size_t *end) {
-  const char *at = from < bytes ? memmem(text + from, bytes - from, p->literal, p->bytes) : NULL;
+  const char *at = from < bytes ? memmem(text + from, bytes - from, p->text, p->bytes) : NULL;
   *found = at != NULL;
   if (!at) return;
   *begin = (size_t)(at - text);

@@ -21,6 +21,11 @@ cs_status cs_pattern_create(const char *expression, size_t bytes, cs_pattern **o
 cs_status cs_pattern_create_literal(const char *text, size_t bytes, cs_pattern **out,
                                     cs_error *error);
 void cs_pattern_destroy(cs_pattern *pattern);
+/* Whether both are written the same, but for escapes that stand for one character. */
+bool cs_pattern_equal(const cs_pattern *a, const cs_pattern *b);
+/* Whether `many` is `one`, a single class of characters, with "+" behind it. */
+bool cs_pattern_repeats(const cs_pattern *one, const cs_pattern *many);
+bool cs_pattern_is_literal(const cs_pattern *pattern, const char *text);
 
 /* One search through one text. */
 typedef struct cs_pattern_search {
@@ -130,6 +135,10 @@ cs_status cs_charsmap_apply(const cs_step *step, const char *text, size_t bytes,
 cs_status cs_pre_tokenizer_named(const char *name, size_t bytes, cs_steps *normalizers,
                                  cs_steps *out, bool *ignore_merges, bool *add_bos,
                                  cs_error *error);
+/* The first name that stands for just these steps; *name is NULL where none does.
+ * CS_OUT_OF_MEMORY. */
+cs_status cs_pre_tokenizer_name_of(const cs_steps *normalizers, const cs_steps *steps,
+                                   bool ignore_merges, const char **name);
 /* A pattern that cuts, kept as pieces of their own; for the readers of files. */
 cs_status cs_steps_add_split(cs_steps *steps, const char *expression, uint32_t behaviour,
                              bool invert, cs_error *error);

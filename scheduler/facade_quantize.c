@@ -21,6 +21,11 @@ static int forward(void *user, const cs_quantized_tensor *tensor) {
   return options->progress ? options->progress(options->progress_user, &told) : 0;
 }
 
+static void forward_notice(void *user, const char *line) {
+  const consort_quantize_options *options = user;
+  if (options->notice) options->notice(options->progress_user, line);
+}
+
 cs_status consort_quantize(const char *from, const char *to,
                            const consort_quantize_options *options, cs_error *error) {
   consort_quantize_options own;
@@ -33,6 +38,7 @@ cs_status consort_quantize(const char *from, const char *to,
                                                   : n_cores > 0 ? (uint32_t)n_cores
                                                                 : 1,
                                      .progress = forward,
+                                     .notice = forward_notice,
                                      .user = &own};
   return cs_quantize(from, to, &inner, error);
 }

@@ -1,11 +1,12 @@
 /* Any bytes as a tokenizer.json, with a text behind a zero byte: it is read or refused in one line;
- * what is read encodes the text to ids of its vocabulary, and they decode within their bound. */
+ * what is read encodes the text to ids of its vocabulary, and they decode within their bound; it is
+ * written as GGUF metadata or refused in one line. */
 #include "fuzz.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "models/tokenizer.h"
+#include "models/tokenizer_gguf.h"
 
 static void encode(const cs_tokenizer *t, const char *text, size_t bytes) {
   int32_t *ids;
@@ -31,6 +32,15 @@ static void encode(const cs_tokenizer *t, const char *text, size_t bytes) {
   }
 }
 
+static void write_metadata(const cs_tokenizer *t) {
+  cs_error error = CS_ERROR_INIT;
+  cs_gguf_writer *writer = cs_gguf_writer_create();
+  FUZZ_CHECK(writer);
+  if (cs_tokenizer_to_gguf(t, -1, 0, writer, &error) != CS_OK)
+    FUZZ_CHECK(error.message[0] && !strchr(error.message, '\n'));
+  cs_gguf_writer_destroy(writer);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
   cs_error error = CS_ERROR_INIT;
   cs_tokenizer *t;
@@ -44,6 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes) {
   }
   const size_t rest = end ? n_bytes - json_bytes - 1 : 0;
   encode(t, end ? (const char *)end + 1 : "a b", end ? rest : 3);
+  write_metadata(t);
   cs_tokenizer_destroy(t);
   return 0;
 }

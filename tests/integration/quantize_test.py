@@ -4,6 +4,7 @@ complete or not at all."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import unittest
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,36 @@ class QuantizeTest(unittest.TestCase):
                 print(f"{name:16} {type:7} NMSE of weights {result['nmse']:.1e}, of logits {nmse:.1e}")
                 self.assertLessEqual(nmse, limit if "moe" not in name else 4 * limit)
                 self.assertEqual(consort_json("info", out)["n_layers"], 3)
+
+    def test_a_folder_brings_its_tokenizer_and_chat_template(self) -> None:
+        data = Path(__file__).parents[1] / "data" / "tokenizers"
+        tokenizer = json.loads((data / "bytes.json").read_text(encoding="utf-8"))
+        variant = json.loads((data / "variants.json").read_text(encoding="utf-8"))["qwen2"]
+        tokenizer.update(variant["set"])
+        folder = hf_models.write_folder(wide("qwen2", vocab_size=1408), scratch() / "words")
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(
+            {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"},
+             "chat_template": [{"name": "default", "template": "{{ messages }}"}, {"name": "tool_use", "template": "{{ tools }}"}]}))
+        out = scratch() / "words.gguf"
+        done = consort("quantize", folder, out, "--type", "Q8_0")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        metadata = {key: value.data for key, value in GgufFile.open(out).metadata.items()}
+        expected = {"model": "gpt2", "pre": "qwen2", "eos_token_id": 1402, "padding_token_id": 1400, "add_bos_token": False}
+        self.assertEqual({key: metadata[f"tokenizer.ggml.{key}"] for key in expected}, expected)
+        self.assertEqual(metadata["tokenizer.chat_template"], "{{ messages }}")
+        self.assertEqual(metadata["tokenizer.chat_template.tool_use"], "{{ tools }}")
+        self.assertEqual(metadata["tokenizer.ggml.tokens"][1405:], ["[PAD1405]", "[PAD1406]", "[PAD1407]"])
+        for text in ("The 1234 caf\u00e9s, e\u0301t\u00e9!", "<|im_start|>user\n<tool>  x<|im_end|>"):
+            self.assertEqual(consort_json("tokenize", out, text), consort_json("tokenize", folder, text))
+        tokenizer["normalizer"] = {"type": "Lowercase"}
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        done = consort("quantize", folder, out, "--type", "Q8_0")
+        self.assertEqual(done.returncode, 0)
+        self.assertEqual(done.stderr.splitlines(), [
+            "consort: the file has no tokenizer: tokenizer.json: no name for tokenizer.ggml.pre stands for its normalizer, "
+            "pre_tokenizer and ignore_merges"])
+        self.assertEqual(GgufFile.open(out).metadata["tokenizer.ggml.model"].data, "none")
 
     def logits(self, model: Path) -> np.ndarray:
         out = scratch() / "logits.npy"

@@ -5,6 +5,7 @@ foreach(name models_gguf_test models_model_test models_forward_test models_token
 endforeach()
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 consort_add_unit_test(models_tokenizer_golden_test consort_models PkgConfig::JANSSON)
+consort_add_unit_test(models_tokenizer_gguf_test consort_models PkgConfig::JANSSON)
 # For tests/reference/chat_compare.py, which needs templates that are not ours to keep.
 add_executable(chat_render ${CMAKE_CURRENT_SOURCE_DIR}/reference/chat_render.c)
 target_link_libraries(chat_render PRIVATE consort_options consort_models PkgConfig::JANSSON)

@@ -492,11 +492,14 @@ typedef struct consort_quantize_options {
   const char *type;   /* "Q8_0", "Q4_0", "Q4_K_M" or "Q6_K" */
   /* Told after each tensor; may be NULL. A non-zero return ends it with CS_CANCELLED. */
   int (*progress)(void *user, const consort_quantized_tensor *tensor);
-  void *progress_user;
+  void *progress_user; /* of both calls */
+  /* Told in one line what the file lacks, such as a tokenizer that GGUF cannot say; may be NULL. */
+  void (*notice)(void *user, const char *line);
 } consort_quantize_options;
 
 /* Writes the model at `from` (GGUF or a folder) as the GGUF file `to`, which appears complete or
- * not at all. Each tensor gets the format that llama.cpp gives it in files of that type. */
+ * not at all. Each tensor gets the format that llama.cpp gives it in files of that type; a folder's
+ * tokenizer and chat template come along. */
 CONSORT_API cs_status consort_quantize(const char *from, const char *to,
                                        const consort_quantize_options *options, cs_error *error);
 
