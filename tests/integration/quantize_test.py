@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import unittest
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ class QuantizeTest(unittest.TestCase):
         tokenizer = json.loads((data / "bytes.json").read_text(encoding="utf-8"))
         variant = json.loads((data / "variants.json").read_text(encoding="utf-8"))["qwen2"]
         tokenizer.update(variant["set"])
-        folder = hf_models.write_folder(wide("qwen2", vocab_size=1408), scratch() / "words")
+        with unittest.mock.patch.object(hf_models, "N_VOCAB", 1408):
+            folder = hf_models.write_folder(wide("qwen2", vocab_size=1408), scratch() / "words")
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(
             {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"},
