@@ -2,6 +2,8 @@
 #include "cli/paths.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,4 +19,19 @@ bool cli_beside_program(const char *relative, char *path, size_t path_bytes) {
   }
   strcpy(path + folder_bytes, relative);
   return true;
+}
+
+bool cli_cache_folder(const char *kind, char *path, size_t path_bytes) {
+  static const struct {
+    const char *variable, *below;
+  } places[] = {{"CONSORT_CACHE", ""}, {"XDG_CACHE_HOME", "/consort"}, {"HOME", "/.cache/consort"}};
+  for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+    const char *const root = getenv(places[i].variable);
+    if (!root || !root[0]) continue;
+    const int bytes = snprintf(path, path_bytes, "%s%s/%s", root, places[i].below, kind);
+    errno = ENAMETOOLONG;
+    return bytes > 0 && (size_t)bytes < path_bytes;
+  }
+  errno = ENOENT;
+  return false;
 }

@@ -2,12 +2,15 @@
  * command is about to report in its one error line, so they appear only when CONSORT_LOG asks. */
 #include "cli/setup.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/paths.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 
@@ -57,9 +60,19 @@ static uint32_t fallback_policy(const char *name) {
   return CONSORT_FALLBACK_WARN;
 }
 
+static int find_pack_folder(char *path, size_t path_bytes) {
+  if (cli_cache_folder("packed", path, path_bytes)) return CLI_DONE;
+  if (errno == ENAMETOOLONG) return cli_error("--pack-cache", "the folder's path is too long");
+  return cli_error("--pack-cache", "none of CONSORT_CACHE, XDG_CACHE_HOME and HOME says where to");
+}
+
 int cli_session_create(consort_runtime *runtime, consort_model *model, const char *model_name,
                        const cli_placement *placement, consort_session **out) {
   int last_percent = -1;
+  char pack_folder[PATH_MAX];
+  const int found =
+      placement->pack_cache ? find_pack_folder(pack_folder, sizeof pack_folder) : CLI_DONE;
+  if (found != CLI_DONE) return found;
   const consort_session_options options = {
       .struct_size = sizeof options,
       .n_context = placement->n_context,
@@ -75,6 +88,7 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
       .n_output_tokens = placement->n_output_tokens,
       .secret_file = placement->secret_file,
       .profile = placement->profile,
+      .pack_cache = placement->pack_cache ? pack_folder : NULL,
   };
   cs_error error = CS_ERROR_INIT;
   if (consort_session_create(runtime, model, &options, out, &error) == CS_OK) return CLI_DONE;

@@ -25,6 +25,7 @@ typedef struct cli_placement {
   uint32_t n_prompt_tokens; /* for the planner; 0: its usual ones */
   uint32_t n_output_tokens;
   bool profile; /* have ops timed */
+  bool pack_cache;
 } cli_placement;
 
 #define CLI_MAX_THREADS 4096
@@ -35,7 +36,7 @@ typedef struct cli_placement {
    .kind = CLI_OPTION_STRING,                                                                      \
    .value = &(placement)->prefill,                                                                 \
    .argument = "DEV",                                                                              \
-   .help = "device for the prompt, as consort devices names it, or HOST:PORT/DEV"},                                  \
+   .help = "device for the prompt, as consort devices names it, or HOST:PORT/DEV"},                \
       {.name = "decode",                                                                           \
        .kind = CLI_OPTION_STRING,                                                                  \
        .value = &(placement)->decode,                                                              \
@@ -58,6 +59,10 @@ typedef struct cli_placement {
        .value = &(placement)->secret_file,                                                         \
        .argument = "FILE",                                                                         \
        .help = "holds the secret of workers in other processes (CONSORT_SECRET)"},                 \
+      {.name = "pack-cache",                                                                       \
+       .kind = CLI_OPTION_FLAG,                                                                    \
+       .value = &(placement)->pack_cache,                                                          \
+       .help = "keep packed weights on disk, map them at the next start"},                         \
   {                                                                                                \
     .name = "threads", .kind = CLI_OPTION_COUNT, .value = &(placement)->n_threads,                 \
     .argument = "N", .help = "host cores to use (all that are allowed)", .minimum = 1,             \

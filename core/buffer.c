@@ -99,7 +99,8 @@ cs_status cs_buffer_adopt(cs_device *device, cs_plugin_memory *memory, uint64_t 
   return CS_OK;
 }
 
-static cs_status check_weight(const cs_device *device, const cs_weight *weight, cs_error *error) {
+static cs_status check_weight(const cs_device *device, const cs_weight *weight, bool with_data,
+                              cs_error *error) {
   const char *fault = NULL;
   uint64_t n = 1;
   if (!weight || weight->struct_size < sizeof *weight)
@@ -120,7 +121,7 @@ static cs_status check_weight(const cs_device *device, const cs_weight *weight, 
   const unsigned char *at = weight && !fault ? (const unsigned char *)weight->parts : NULL;
   for (uint32_t i = 0; !fault && i < weight->n_parts; i++, at += weight->part_stride) {
     const cs_weight_part *part = (const cs_weight_part *)at;
-    if (!part->data || part->bytes == 0) fault = "an empty part";
+    if ((with_data && !part->data) || part->bytes == 0) fault = "an empty part";
   }
   uint64_t bytes = 0;
   if (!fault && weight->source == CS_WEIGHT_GGUF &&
@@ -134,7 +135,7 @@ static cs_status check_weight(const cs_device *device, const cs_weight *weight, 
 cs_status cs_buffer_create_packed(cs_device *device, const cs_weight *weight, cs_buffer **out,
                                   cs_packed_info *info, cs_error *error) {
   *out = NULL;
-  cs_status status = check_weight(device, weight, error);
+  cs_status status = check_weight(device, weight, true, error);
   if (status == CS_OK) status = cs_device_enter(device, error);
   if (status != CS_OK) return status;
   cs_buffer *buffer = new_buffer(device, 0, CS_MEMORY_DEVICE);
@@ -152,6 +153,59 @@ cs_status cs_buffer_create_packed(cs_device *device, const cs_weight *weight, cs
   buffer->packed = true;
   keep_books(buffer);
   if (info) *info = packed;
+  *out = buffer;
+  return CS_OK;
+}
+
+/* ---- packed weights on disk ---- */
+
+static cs_status enter_map(cs_device *device, cs_error *error) {
+  if (!cs_device_has_table(device, CS_TABLE_WEIGHTS_MAP))
+    return cs_error_set(error, CS_UNSUPPORTED, "%s keeps no packed weights on disk", device->name);
+  return cs_device_enter(device, error);
+}
+
+cs_status cs_device_packed_layout(cs_device *device, const cs_weight *weight, cs_packed_info *out,
+                                  cs_error *error) {
+  cs_packed_info info = {.struct_size = sizeof info};
+  cs_status status = check_weight(device, weight, false, error);
+  if (status == CS_OK) status = enter_map(device, error);
+  if (status != CS_OK) return status;
+  status = device->tables->weights_map.weights_layout(device->handle, weight, &info, error);
+  status = cs_device_result(device, status, error, "does not tell a weight's layout");
+  if (status == CS_OK) *out = info;
+  return status;
+}
+
+cs_status cs_buffer_save_packed(cs_buffer *buffer, void *to, cs_error *error) {
+  cs_device *device = buffer->device;
+  cs_status status = enter_map(device, error);
+  if (status == CS_OK && !buffer->packed)
+    status = cs_error_set(error, CS_INVALID_ARGUMENT, "%s: not a packed weight", device->name);
+  if (status != CS_OK) return status;
+  status = device->tables->weights_map.weights_save(device->handle, buffer->memory, to,
+                                                    buffer->bytes, error);
+  return cs_device_result(device, status, error, "does not save a packed weight");
+}
+
+cs_status cs_buffer_map_packed(cs_device *device, const cs_weight *weight, uint64_t layout_id,
+                               const void *from, uint64_t bytes, cs_buffer **out, cs_error *error) {
+  *out = NULL;
+  cs_status status = check_weight(device, weight, false, error);
+  if (status == CS_OK) status = enter_map(device, error);
+  if (status != CS_OK) return status;
+  cs_buffer *buffer = new_buffer(device, bytes, CS_MEMORY_DEVICE);
+  if (!buffer) return no_memory(device, sizeof *buffer, error);
+  status = device->tables->weights_map.weights_map(device->handle, weight, layout_id, from, bytes,
+                                                   &buffer->memory, error);
+  if (status == CS_OK && !buffer->memory) status = CS_FAILED;
+  status = cs_device_result(device, status, error, "does not map a packed weight");
+  if (status != CS_OK) {
+    free(buffer);
+    return status;
+  }
+  buffer->packed = true;
+  keep_books(buffer);
   *out = buffer;
   return CS_OK;
 }

@@ -49,6 +49,15 @@ cs_status cs_buffer_create(cs_device *device, uint64_t bytes, uint32_t kind, cs_
                            cs_error *error);
 cs_status cs_buffer_create_packed(cs_device *device, const cs_weight *weight, cs_buffer **out,
                                   cs_packed_info *info, cs_error *error);
+/* Packed weights kept on disk, for devices with that table; CS_UNSUPPORTED without. In layout and
+ * map the parts of `weight` need no data. Free-threaded. */
+cs_status cs_device_packed_layout(cs_device *device, const cs_weight *weight, cs_packed_info *out,
+                                  cs_error *error);
+/* Copies the cs_buffer_bytes of a packed weight to host memory. */
+cs_status cs_buffer_save_packed(cs_buffer *buffer, void *to, cs_error *error);
+/* `from` stays mapped and unchanged until the buffer is destroyed. */
+cs_status cs_buffer_map_packed(cs_device *device, const cs_weight *weight, uint64_t layout_id,
+                               const void *from, uint64_t bytes, cs_buffer **out, cs_error *error);
 void cs_buffer_destroy(cs_buffer *buffer);
 uint64_t cs_buffer_bytes(const cs_buffer *buffer);
 cs_device *cs_buffer_device(const cs_buffer *buffer); /* borrowed */

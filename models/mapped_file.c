@@ -63,3 +63,13 @@ bool cs_file_is_folder(const char *path) {
   struct stat information;
   return stat(path, &information) == 0 && S_ISDIR(information.st_mode);
 }
+
+bool cs_file_make_folders(char *path) {
+  for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+    *slash = '\0';
+    const bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
+    *slash = '/';
+    if (!made) return false;
+  }
+  return true;
+}

@@ -27,6 +27,10 @@ void cs_file_label(const char *path, char label[CS_FILE_LABEL_BYTES]);
 /* Replaces control characters, so that text from a file stays on one line. */
 void cs_text_make_printable(char *text);
 
+/* Creates every folder on the way to `path`, for its owner alone; false with errno set. `path` is
+ * the same afterwards. */
+bool cs_file_make_folders(char *path);
+
 /* false also when there is nothing at `path`. */
 bool cs_file_is_folder(const char *path);
 

@@ -3,17 +3,16 @@
  * any doubt about a file is settled by measuring again. */
 #include "scheduler/profile.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "models/mapped_file.h"
 #include "scheduler/probe.h"
 
 #define MATMUL_ROWS      256
@@ -162,17 +161,6 @@ static uint64_t hash_key(const char *key) {
   return hash;
 }
 
-/* Creates every folder on the way to `path`. */
-static bool make_folders(char *path) {
-  for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-    *slash = '\0';
-    const bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
-    *slash = '/';
-    if (!made) return false;
-  }
-  return true;
-}
-
 static bool cache_path(const char *key, char path[PATH_BYTES]) {
   const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
   const unsigned long long hash = hash_key(key);
@@ -197,7 +185,7 @@ static bool load(const char *path, const char *key, cs_device_profile *out) {
 static void save(char path[PATH_BYTES], const char *key, const cs_device_profile *profile) {
   char text[CS_PROFILE_TEXT_BYTES], unfinished[PATH_BYTES + 32];
   const size_t bytes = cs_profile_write(profile, key, text);
-  if (bytes == 0 || !make_folders(path)) return;
+  if (bytes == 0 || !cs_file_make_folders(path)) return;
   snprintf(unfinished, sizeof unfinished, "%s.%ld", path, (long)getpid());
   FILE *file = fopen(unfinished, "wb");
   if (!file) return;

@@ -31,6 +31,7 @@ static cs_worker_spec spec_for(const consort_session *session,
                           .n_threads = options->n_threads,
                           .deterministic = options->deterministic != 0,
                           .profile = options->profile != 0,
+                          .pack_folder = options->pack_cache,
                           .step_timeout_us = tuning->step_timeout_us};
 }
 

@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/log.h"
+#include "scheduler/pack_cache.h"
 
 #define MAX_DEVICES       2
 #define MAX_THREADS       4
@@ -19,7 +21,8 @@
 struct cs_weights {
   cs_device *devices[MAX_DEVICES]; /* borrowed from the placement */
   size_t n_weights;
-  cs_buffer **buffers; /* (MAX_DEVICES, n_weights); NULL where not needed */
+  cs_buffer **buffers;                /* (MAX_DEVICES, n_weights); NULL where not needed */
+  cs_pack_cache *caches[MAX_DEVICES]; /* whose bytes buffers may be; NULL: none */
 };
 
 typedef struct weight_loader {
@@ -68,23 +71,38 @@ static void collect_usages(weight_loader *loader, const cs_op_list *list) {
   }
 }
 
-static cs_status pack(const cs_model_weight *from, uint32_t dtype, uint32_t usage,
-                      cs_device *device, cs_buffer **out, cs_error *error) {
-  cs_weight_part part = {.struct_size = sizeof part, .dtype = dtype};
-  void *owned;
-  cs_status status = cs_repack(from, dtype, &part.data, &part.bytes, &owned, error);
-  if (status) return status;
+/* The weight as it is stored; `part`, borrowed by it, has no data yet. */
+static cs_weight describe(const weight_loader *loader, size_t device, size_t key,
+                          cs_weight_part *part) {
+  const cs_model_weight *const from = cs_model_weight_at(loader->model, key);
+  const uint32_t stored_as = loader->repacking[from->dtype];
+  *part = (cs_weight_part){.struct_size = sizeof *part,
+                           .dtype = stored_as ? stored_as : from->dtype,
+                           .bytes = cs_repacked_bytes(from, loader->repacking)};
   cs_weight weight = {.struct_size = sizeof weight,
                       .source = CS_WEIGHT_GGUF,
-                      .dtype = dtype,
-                      .usage = usage,
+                      .dtype = part->dtype,
+                      .usage = loader->usages[device * loader->weights->n_weights + key],
                       .rank = from->rank,
                       .n_parts = 1,
-                      .part_stride = sizeof part,
-                      .parts = &part};
+                      .part_stride = sizeof *part,
+                      .parts = part};
   memcpy(weight.dims, from->dims, sizeof weight.dims);
+  return weight;
+}
+
+static cs_status pack(const weight_loader *loader, size_t device, size_t key, cs_buffer **out,
+                      cs_error *error) {
+  cs_pack_cache *const cache = loader->weights->caches[device];
+  cs_weight_part part;
+  const cs_weight weight = describe(loader, device, key, &part);
+  if (cache && (*out = cs_pack_cache_map(cache, key, &weight))) return CS_OK;
+  void *owned;
+  cs_status status = cs_repack(cs_model_weight_at(loader->model, key), part.dtype, &part.data,
+                               &part.bytes, &owned, error);
+  if (status) return status;
   cs_packed_info info = {.struct_size = sizeof info};
-  status = cs_buffer_create_packed(device, &weight, out, &info, error);
+  status = cs_buffer_create_packed(loader->weights->devices[device], &weight, out, &info, error);
   free(owned);
   return status;
 }
@@ -107,10 +125,8 @@ static cs_status load_one(weight_loader *loader, size_t device, size_t key, cs_e
   const cs_model_weight *const from = cs_model_weight_at(loader->model, key);
   cs_buffer **const buffer = &weights->buffers[device * weights->n_weights + key];
   cs_device *const on = weights->devices[device];
-  const uint32_t stored_as = loader->repacking[from->dtype];
   const cs_status status =
-      from->usage ? pack(from, stored_as ? stored_as : from->dtype, usage, on, buffer, error)
-                  : upload(from, on, buffer, error);
+      from->usage ? pack(loader, device, key, buffer, error) : upload(from, on, buffer, error);
   if (status) return cs_error_prefix(error, status, "weight %s", from->name);
   pthread_mutex_lock(&loader->mutex);
   loader->done_bytes[device] += cs_repacked_bytes(from, loader->repacking);
@@ -152,10 +168,65 @@ static void run_loader(weight_loader *loader) {
     pthread_join(threads[i], NULL);
 }
 
+/* ---- packed weights on disk ---- */
+
+/* What the device packs, asked of it one by one. */
+static cs_status collect_entries(const weight_loader *loader, size_t device, cs_pack_entry *entries,
+                                 size_t *n, cs_error *error) {
+  const size_t n_weights = loader->weights->n_weights;
+  for (size_t key = 0; key < n_weights; key++) {
+    cs_weight_part part;
+    cs_packed_info info;
+    if (!loader->usages[device * n_weights + key] || !cs_model_weight_at(loader->model, key)->usage)
+      continue;
+    const cs_weight weight = describe(loader, device, key, &part);
+    const cs_status status =
+        cs_device_packed_layout(loader->weights->devices[device], &weight, &info, error);
+    if (status) return status;
+    entries[key] = (cs_pack_entry){.layout_id = info.layout_id,
+                                   .bytes = info.bytes,
+                                   .dtype = weight.dtype,
+                                   .usage = weight.usage};
+    ++*n;
+  }
+  return CS_OK;
+}
+
+/* Where there can be none, a line says so. */
+static void open_cache(weight_loader *loader, size_t device, const char *folder) {
+  cs_weights *const weights = loader->weights;
+  cs_device *const on = weights->devices[device];
+  cs_error error = CS_ERROR_INIT;
+  size_t n = 0;
+  cs_pack_entry *const entries = calloc(weights->n_weights + 1, sizeof *entries);
+  cs_status status =
+      entries ? CS_OK : cs_error_set(&error, CS_OUT_OF_MEMORY, "no memory for a table");
+  if (!status) status = collect_entries(loader, device, entries, &n, &error);
+  if (status || n == 0)
+    free(entries);
+  else
+    status =
+        cs_pack_cache_open(folder, loader->model, on, entries, &weights->caches[device], &error);
+  if (status)
+    cs_log_write(cs_runtime_log(cs_device_runtime(on)), CS_LOG_WARN, "pack cache: not used: %s",
+                 error.message);
+}
+
+static void open_caches(weight_loader *loader, const char *folder) {
+  for (size_t device = 0; folder && device < MAX_DEVICES; device++)
+    if (loader->weights->devices[device]) open_cache(loader, device, folder);
+}
+
+static void store_caches(const cs_weights *weights) {
+  for (size_t device = 0; device < MAX_DEVICES; device++)
+    if (weights->caches[device])
+      cs_pack_cache_store(weights->caches[device], weights->buffers + device * weights->n_weights);
+}
+
 cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
                           const cs_placement *placement, cs_device *primary, cs_device *fallback,
-                          cs_weights_progress progress, void *progress_user, cs_weights **out,
-                          cs_error *error) {
+                          const char *pack_folder, cs_weights_progress progress,
+                          void *progress_user, cs_weights **out, cs_error *error) {
   *out = NULL;
   const size_t n_weights = cs_model_n_weights(model);
   cs_weights *const weights = calloc(1, sizeof *weights);
@@ -167,7 +238,8 @@ cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
     free(usages);
     return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for the list of weights");
   }
-  *weights = (cs_weights){.devices = {primary, fallback}, .n_weights = n_weights, buffers};
+  *weights =
+      (cs_weights){.devices = {primary, fallback}, .n_weights = n_weights, .buffers = buffers};
   weight_loader loader = {.model = model,
                           .placement = placement,
                           .weights = weights,
@@ -178,7 +250,9 @@ cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
   collect_usages(&loader, list);
   loader.total_bytes[0] = cs_weights_bytes(model, placement, loader.repacking, 0);
   loader.total_bytes[1] = cs_weights_bytes(model, placement, loader.repacking, 1);
+  open_caches(&loader, pack_folder);
   run_loader(&loader);
+  if (!loader.status) store_caches(weights);
   pthread_mutex_destroy(&loader.mutex);
   free(usages);
   if (loader.status) {
@@ -194,6 +268,8 @@ void cs_weights_destroy(cs_weights *weights) {
   if (!weights) return;
   for (size_t i = 0; i < weights->n_weights * MAX_DEVICES; i++)
     cs_buffer_destroy(weights->buffers[i]);
+  for (size_t i = 0; i < MAX_DEVICES; i++)
+    cs_pack_cache_close(weights->caches[i]);
   free(weights->buffers);
   free(weights);
 }

@@ -26,12 +26,13 @@ uint64_t cs_weights_bytes(const cs_model *model, const cs_placement *placement,
 
 /* Packs matrices, in the dtype that `list` gives them, and uploads vectors on every device whose
  * ops read them, several at a time.
- * `list` is the one that the placement was made for; fallback may be NULL. Errors name the weight
- * and the device. */
+ * `list` is the one that the placement was made for; fallback may be NULL. With a `pack_folder`
+ * (NULL: none) packed weights come from a file there, or are left in one (pack_cache.h). Errors
+ * name the weight and the device. */
 cs_status cs_weights_load(const cs_model *model, const cs_op_list *list,
                           const cs_placement *placement, cs_device *primary, cs_device *fallback,
-                          cs_weights_progress progress, void *progress_user, cs_weights **out,
-                          cs_error *error);
+                          const char *pack_folder, cs_weights_progress progress,
+                          void *progress_user, cs_weights **out, cs_error *error);
 void cs_weights_destroy(cs_weights *weights);
 
 /* Memory of the weights on a device, where the host can reach it: at most `capacity` ranges;

@@ -98,6 +98,7 @@ cs_status cs_worker_build(cs_runtime *runtime, const cs_worker_spec *spec, cs_wo
                  .n_sequences = spec->n_sequences ? spec->n_sequences : 1,
                  .n_batch = spec->n_batch ? spec->n_batch : CS_WORKER_DEFAULT_BATCH,
                  .profile = spec->profile,
+                 .pack_folder = spec->pack_folder,
                  .step_timeout_us = spec->step_timeout_us ? spec->step_timeout_us
                                                           : CS_WORKER_DEFAULT_STEP_TIMEOUT_US},
       .number = spec->number,

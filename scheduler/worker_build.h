@@ -22,7 +22,8 @@ typedef struct cs_worker_spec {
   uint32_t fallback;    /* CONSORT_FALLBACK_* */
   uint32_t n_threads;   /* for host cores; 0: all */
   bool deterministic;
-  bool profile; /* time ops where devices can */
+  bool profile;             /* time ops where devices can */
+  const char *pack_folder;  /* for packed weights, until it has started; NULL: none */
   uint64_t step_timeout_us; /* 0: CS_WORKER_DEFAULT_STEP_TIMEOUT_US */
 } cs_worker_spec;
 

@@ -27,6 +27,7 @@ typedef struct cs_engine_options {
   uint64_t step_timeout_us; /* 0: the executor's own */
   bool pad_shapes;          /* as always for a device that only replays recorded programs */
   bool profile;             /* time ops where devices can */
+  const char *pack_folder;  /* for packed weights, until loaded; NULL: none */
 } cs_engine_options;
 
 /* Decides what runs where; loads nothing. CS_UNSUPPORTED names the op that no device runs. */

@@ -31,6 +31,7 @@ struct cs_plugin_memory {
   unsigned char *data;
   uint64_t bytes;
   int fd; /* of memory shared with another plugin: mapped through it; -1: the host's own */
+  bool is_borrowed; /* data is the host's mapping, read only */
   cpu_packed packed;
 };
 
@@ -74,10 +75,15 @@ extern const cs_capability_table cpu_capability_table;
 extern const cs_eager_table cpu_eager_table;
 extern const cs_program_table cpu_program_table;
 extern const cs_peer_table cpu_peer_table;
+/* pack.c */
+extern const cs_weights_map_table cpu_weights_map_table;
 
 /* Aligned host memory for `bytes`; CS_OUT_OF_MEMORY when the machine has not that much left. */
 cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_memory **out,
                             cs_error *error);
+/* A handle for `bytes` of the host's, which stay mapped and are only read. */
+cs_status cpu_memory_borrow(cs_plugin_device *device, const void *data, uint64_t bytes,
+                            cs_plugin_memory **out, cs_error *error);
 void cpu_memory_destroy(cs_plugin_device *device, cs_plugin_memory *memory);
 
 /* Commands of the queue get the stream's device as their context. */

@@ -37,7 +37,18 @@ cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_
   return CS_OK;
 }
 
+cs_status cpu_memory_borrow(cs_plugin_device *device, const void *data, uint64_t bytes,
+                            cs_plugin_memory **out, cs_error *error) {
+  cs_plugin_memory *memory = device->host->allocate(device->host->context, sizeof *memory, 8);
+  *out = memory;
+  if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
+  *memory = (cs_plugin_memory){
+      .data = (void *)(uintptr_t)data, .bytes = bytes, .fd = -1, .is_borrowed = true};
+  return CS_OK;
+}
+
 static void release_data(cs_plugin_device *device, cs_plugin_memory *memory) {
+  if (memory->is_borrowed) return;
   if (memory->fd < 0) {
     device->host->deallocate(device->host->context, memory->data);
     return;
@@ -93,6 +104,7 @@ static cs_status move_to_file(cs_plugin_device *device, cs_plugin_memory *memory
   }
   memcpy(data, memory->data, memory->bytes);
   release_data(device, memory);
+  memory->is_borrowed = false;
   memory->data = data;
   memory->fd = fd;
   return CS_OK;

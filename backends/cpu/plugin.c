@@ -24,6 +24,8 @@ static const void *cpu_table(uint32_t id, uint32_t revision) {
     return &cpu_external_table;
   case CS_TABLE_PEER:
     return &cpu_peer_table;
+  case CS_TABLE_WEIGHTS_MAP:
+    return &cpu_weights_map_table;
   default:
     return NULL;
   }

@@ -7,7 +7,7 @@ _consort_devices() {
 
 _consort() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads --secret-file"
+  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads --secret-file --pack-cache"
   COMPREPLY=()
 
   # A colon splits words: "--decode cpu:0" arrives as "cpu", ":" and "0".

@@ -2,7 +2,7 @@
 foreach(name message transport wire journal router answer_text evaluate door)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
-foreach(name engine port session transfer story direct remote)
+foreach(name engine port session transfer story direct remote pack)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
   target_include_directories(scheduler_${name}_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_${name}_test consort_plugin_cpu)
@@ -27,6 +27,9 @@ add_dependencies(scheduler_direct_test scheduler_lame_peer consort_plugin_npu-si
 target_compile_definitions(scheduler_direct_test PRIVATE
   LAME_PEER_PLUGINS="${lame_folder}:${CMAKE_BINARY_DIR}/lib/consort/plugins-development"
   CPU_PLUGIN="$<TARGET_FILE:consort_plugin_cpu>")
+add_dependencies(scheduler_pack_test consort_plugin_npu-sim)
+target_compile_definitions(scheduler_pack_test PRIVATE
+  NPU_PLUGINS="${CMAKE_BINARY_DIR}/lib/consort/plugins-development")
 
 # scheduler_add_fuzz(NAME sources...): tests/fuzz/NAME_fuzz.c, replayed over its corpus in every run and
 # fuzzed with the option (it and what it needs are in models.cmake). Messages come from other

@@ -400,7 +400,8 @@ typedef struct cs_profile_table {
 } cs_profile_table;
 
 /* Packed weights kept on disk. weights_map takes bytes that weights_save wrote on a device with
- * the same layout_id; they stay mapped and unchanged until memory_free. */
+ * the same layout_id; they stay mapped and unchanged until memory_free. weights_layout and
+ * weights_map read a weight's numbers only: the data of its parts may be NULL. */
 typedef struct cs_weights_map_table {
   uint32_t struct_size;
   uint32_t reserved;

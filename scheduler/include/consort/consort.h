@@ -258,6 +258,9 @@ typedef struct consort_session_options {
   /* Holds the secret of workers in other processes; NULL: the environment variable
    * CONSORT_SECRET, or none. */
   const char *secret_file;
+  /* Folder where devices of this process that can (CPU) keep packed weights, to be mapped at the
+   * next start; made where it is missing. Read until the session is created. NULL: none. */
+  const char *pack_cache;
 } consort_session_options;
 
 CONSORT_API cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
