@@ -444,7 +444,8 @@ cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *
       cs_kv_pool_create(engine->form.n_blocks, engine->form.block_tokens, &engine->pool, error);
   if (status) return status;
   status = cs_weights_load(options->model, engine->largest, engine->placement, options->primary,
-                           options->fallback, options->pack_folder, progress, user, &engine->weights, error);
+                           options->fallback, options->pack_folder, progress, user,
+                           &engine->weights, error);
   if (status) return status;
   const cs_executor_options executor = {.placement = engine->placement,
                                         .largest = engine->largest,

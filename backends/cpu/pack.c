@@ -149,7 +149,7 @@ cs_status cpu_weights_pack(cs_plugin_device *device, const cs_weight *given, cs_
   *out = NULL;
   cs_weight weight;
   cs_weight_part part;
-  cpu_packed packed;
+  cpu_packed packed = {0};
   cs_status status = read_weight(given, &weight, &part, &packed, error);
   if (status != CS_OK) return status;
   const uint64_t rows = packed.n_experts * packed.n_out;
@@ -174,7 +174,7 @@ static cs_status cpu_weights_layout(cs_plugin_device *device, const cs_weight *g
   (void)device;
   cs_weight weight;
   cs_weight_part part;
-  cpu_packed packed;
+  cpu_packed packed = {0};
   const cs_status status = read_weight(given, &weight, &part, &packed, error);
   if (status != CS_OK) return status;
   const cs_packed_info answer = describe(&packed);
@@ -198,7 +198,7 @@ static cs_status cpu_weights_map(cs_plugin_device *device, const cs_weight *give
   *out = NULL;
   cs_weight weight;
   cs_weight_part part;
-  cpu_packed packed;
+  cpu_packed packed = {0};
   cs_status status = read_weight(given, &weight, &part, &packed, error);
   if (status != CS_OK) return status;
   const cs_packed_info expected = describe(&packed);
