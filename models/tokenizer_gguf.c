@@ -89,11 +89,44 @@ static cs_status check_affixes(const job *j) {
   return CS_OK;
 }
 
+/* *same: merges alone make every piece of the vocabulary, so that ignore_merges changes nothing. */
+static cs_status merges_make_all(const job *j, bool *same) {
+  cs_tokenizer plain = *j->tokenizer;
+  cs_id_list ids = {0};
+  cs_status status = CS_OK;
+  plain.ignore_merges = false;
+  *same = true;
+  for (uint32_t i = 0; status == CS_OK && *same && i < plain.n_vocab; i++) {
+    const cs_piece *piece = &plain.pieces[i];
+    if (piece->type != CS_PIECE_NORMAL) continue;
+    ids.n = 0;
+    status = cs_tokenizer_merge(&plain, piece->text, piece->bytes, &ids, j->error);
+    *same = ids.n == 1 && ids.ids[0] == cs_tokenizer_find(&plain, piece->text, piece->bytes);
+  }
+  free(ids.ids);
+  return status;
+}
+
+/* With its own ignore_merges, or with the other where that changes nothing. */
+static cs_status find_name(job *j) {
+  const cs_tokenizer *t = j->tokenizer;
+  const char *other = NULL;
+  bool same;
+  if (cs_pre_tokenizer_name_of(&t->normalizers, &t->pre_tokenizers, t->ignore_merges, &j->pre) !=
+          CS_OK ||
+      cs_pre_tokenizer_name_of(&t->normalizers, &t->pre_tokenizers, !t->ignore_merges, &other) !=
+          CS_OK)
+    return no_memory(j->error);
+  if (j->pre || !other) return CS_OK;
+  const cs_status status = merges_make_all(j, &same);
+  if (status == CS_OK && same) j->pre = other;
+  return status;
+}
+
 static cs_status plan_byte_level(job *j) {
   const cs_tokenizer *t = j->tokenizer;
-  cs_status status =
-      cs_pre_tokenizer_name_of(&t->normalizers, &t->pre_tokenizers, t->ignore_merges, &j->pre);
-  if (status != CS_OK) return no_memory(j->error);
+  const cs_status status = find_name(j);
+  if (status != CS_OK) return status;
   if (!j->pre)
     return refuse(j, "no name for tokenizer.ggml.pre stands for its normalizer, pre_tokenizer and "
                      "ignore_merges");

@@ -160,6 +160,24 @@ static void a_byte_level_tokenizer_finds_the_name_of_its_steps(void **state) {
   }
 }
 
+static void ignore_merges_may_differ_where_merges_make_every_piece(void **state) {
+  const data *d = *state;
+  for (int whole = 0; whole < 2; whole++) {
+    cs_error error = CS_ERROR_INIT;
+    written w;
+    json_t *root = make_variant(d, "qwen2"), *model = json_object_get(root, "model");
+    json_t *merges = json_object_get(model, "merges");
+    json_object_set_new(model, "ignore_merges", json_true());
+    if (whole) json_array_remove(merges, json_array_size(merges) - 1);
+    cs_tokenizer *t = read_json(root, NULL);
+    assert_int_equal(write_back(t, 0, &w, &error), whole ? CS_UNSUPPORTED : CS_OK);
+    if (!whole) assert_text(&w, "tokenizer.ggml.pre", "qwen2");
+    if (!whole) assert_same_ids(d, "qwen2 with ignore_merges", t, &w);
+    finish(&w);
+    cs_tokenizer_destroy(t);
+  }
+}
+
 static void added_tokens_and_ids_keep_their_kind(void **state) {
   const data *d = *state;
   written w;
@@ -359,6 +377,7 @@ static void what_gguf_cannot_say_is_refused_by_name(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_byte_level_tokenizer_finds_the_name_of_its_steps),
+      cmocka_unit_test(ignore_merges_may_differ_where_merges_make_every_piece),
       cmocka_unit_test(added_tokens_and_ids_keep_their_kind),
       cmocka_unit_test(merges_of_a_sentencepiece_file_become_scores),
       cmocka_unit_test(a_unigram_file_gives_sentencepiece_ids),
