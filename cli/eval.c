@@ -3,13 +3,13 @@
  * options of its own. */
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/setup.h"
@@ -32,14 +32,6 @@ typedef struct eval_flags {
   const char *against_kv_dtype;
   bool json;
 } eval_flags;
-
-/* The only thing that a signal handler may reach. */
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number) {
-  (void)number;
-  interrupted = 1;
-}
 
 /* ---- the text ---- */
 
@@ -158,10 +150,10 @@ static int on_window(void *user, uint32_t n_done, uint32_t n_windows, double per
   (void)user;
   if (isatty(STDERR_FILENO)) {
     fprintf(stderr, "\rwindow %u of %u, perplexity %.4f\033[K", n_done, n_windows, perplexity);
-    if (n_done == n_windows || interrupted) fprintf(stderr, "\r\033[K");
+    if (n_done == n_windows || cli_interrupted) fprintf(stderr, "\r\033[K");
     fflush(stderr);
   }
-  return interrupted;
+  return cli_interrupted;
 }
 
 static int evaluate(const eval_flags *flags, consort_session *session, consort_session *against,
@@ -173,13 +165,13 @@ static int evaluate(const eval_flags *flags, consort_session *session, consort_s
                                             .nmse_limit = flags->nmse_limit,
                                             .progress = on_window};
   consort_evaluate_result result = {.struct_size = sizeof result};
-  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, previous;
-  sigaction(SIGINT, &action, &previous);
+  struct sigaction previous;
+  cli_interrupt_begin(&previous);
   cs_error error = CS_ERROR_INIT;
   const cs_status status =
       consort_evaluate(session, against, tokens, n_tokens, &options, &result, &error);
-  sigaction(SIGINT, &previous, NULL);
-  if (status == CS_CANCELLED && interrupted) return CLI_INTERRUPTED;
+  cli_interrupt_end(&previous);
+  if (status == CS_CANCELLED && cli_interrupted) return CLI_INTERRUPTED;
   if (status != CS_OK) return cli_library_error(flags->path, &error);
   return flags->json ? print_json(flags, session, against, &result)
                      : print_text(flags, session, against, &result);

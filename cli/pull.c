@@ -3,7 +3,6 @@
  * answers without a network. */
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/pull_fetch.h"
 #include "cli/pull_source.h"
@@ -29,14 +29,6 @@ typedef struct pull_flags {
   pull_source source;
   char folder[PATH_MAX]; /* where this source is kept */
 } pull_flags;
-
-/* The only thing that a signal handler may reach. */
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number) {
-  (void)number;
-  interrupted = 1;
-}
 
 /* ---- the cache ---- */
 
@@ -111,7 +103,7 @@ static pull_request request_for(const pull_flags *flags, const char *url) {
   const char *const token = getenv("HF_TOKEN");
   return (pull_request){.url = url,
                         .token = !flags->source.is_url && token && token[0] ? token : NULL,
-                        .interrupted = &interrupted};
+                        .interrupted = &cli_interrupted};
 }
 
 /* Fetches unless it is there; *path says where. */
@@ -237,10 +229,10 @@ static int pull(pull_flags *flags) {
   char path[PATH_MAX];
   int status = choose_folder(flags);
   if (status != CLI_DONE) return status;
-  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, previous;
-  sigaction(SIGINT, &action, &previous);
+  struct sigaction previous;
+  cli_interrupt_begin(&previous);
   status = flags->source.is_url ? pull_url(flags, path) : pull_repository(flags, path);
-  sigaction(SIGINT, &previous, NULL);
+  cli_interrupt_end(&previous);
   if (status != CLI_DONE) return status;
   if (flags->json) return cli_print_json(json_pack("{so}", "path", cli_json_string(path)));
   printf("%s\n", path);

@@ -1,6 +1,5 @@
 /* consort run: text leaves as it is made, so that a reader on a pipe sees it token by token;
  * Ctrl-C ends the generation, not the program, and a second one ends that too. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 
 #include "cli/chat.h"
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/sampling.h"
@@ -26,14 +26,6 @@ typedef struct run_flags {
   const char *template_path;
 } run_flags;
 
-/* The only thing that a signal handler may reach. */
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int number) {
-  (void)number;
-  interrupted = 1;
-}
-
 static int on_token(void *user, int32_t token, const char *text, size_t text_bytes) {
   const run_flags *flags = user;
   (void)token;
@@ -41,7 +33,7 @@ static int on_token(void *user, int32_t token, const char *text, size_t text_byt
     fwrite(text, 1, text_bytes, stdout);
     if (fflush(stdout) != 0) return 1;
   }
-  return interrupted;
+  return cli_interrupted;
 }
 
 /* ---- report ---- */
@@ -192,7 +184,7 @@ static int report(const run_flags *flags, const consort_session *session,
   if (!flags->json) putchar('\n');
   const int status = flags->json ? print_json(session, result) : cli_finish_output();
   if (flags->stats) print_stats(session, result);
-  return interrupted ? CLI_INTERRUPTED : status;
+  return cli_interrupted ? CLI_INTERRUPTED : status;
 }
 
 /* From tokens or, with these NULL, from the prompt; the answer is added to `chat` (may be NULL). */
@@ -204,19 +196,19 @@ static int generate(run_flags *flags, consort_session *session, const int32_t *t
                                       .user = flags};
   int status = cli_sampling_apply(&flags->sampling, &options);
   if (status != CLI_DONE) return status;
-  struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND}, previous;
-  sigaction(SIGINT, &action, &previous);
+  struct sigaction previous;
+  cli_interrupt_begin(&previous);
   cs_error error = CS_ERROR_INIT;
   consort_generate_result result = {.struct_size = sizeof result};
   const cs_status generated =
       tokens ? consort_generate_from_tokens(session, tokens, n_tokens, &options, &result, &error)
              : consort_generate(session, flags->prompt, &options, &result, &error);
-  sigaction(SIGINT, &previous, NULL);
+  cli_interrupt_end(&previous);
 
   if (generated == CS_OK && chat) cli_chat_answer(chat, result.text, result.text_bytes);
   if (generated == CS_OK)
     status = report(flags, session, &result);
-  else if (interrupted)
+  else if (cli_interrupted)
     status = CLI_INTERRUPTED;
   else
     status = cli_library_error(flags->path, &error);
@@ -250,7 +242,7 @@ static int converse(run_flags *flags, const consort_model *model, consort_sessio
       status = take_turn(flags, model, session, &chat, line);
       free(line);
       if (status != CLI_INTERRUPTED || !isatty(STDIN_FILENO)) continue;
-      interrupted = 0;
+      cli_interrupted = 0;
       status = CLI_DONE;
     }
   }

@@ -14,12 +14,7 @@
 #include "core/error.h"
 #include "models/text_file.h"
 #include "models/tokenizer_gguf.h"
-
-typedef struct data {
-  char folder[400];
-  json_t *strings;
-  json_t *variants;
-} data;
+#include "tokenizer_data.h"
 
 typedef struct written {
   void *head;
@@ -27,39 +22,8 @@ typedef struct written {
   cs_tokenizer *tokenizer;
 } written;
 
-static json_t *load(const data *d, const char *name) {
-  char path[512];
-  json_error_t error;
-  snprintf(path, sizeof path, "%s/%s.json", d->folder, name);
-  json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
-  if (!root) fail_msg("%s: %s", path, error.text);
-  return root;
-}
-
-static int set_up(void **state) {
-  static data d;
-  const char *source = getenv("CONSORT_TEST_SOURCE");
-  if (!source) return -1;
-  snprintf(d.folder, sizeof d.folder, "%s/tests/data/tokenizers", source);
-  d.strings = load(&d, "strings");
-  d.variants = load(&d, "variants");
-  *state = &d;
-  return 0;
-}
-
-static int tear_down(void **state) {
-  data *d = *state;
-  json_decref(d->strings);
-  json_decref(d->variants);
-  return 0;
-}
-
 static json_t *make_variant(const data *d, const char *name) {
-  const json_t *variant = json_object_get(d->variants, name);
-  json_t *root = load(d, json_string_value(json_object_get(variant, "base")));
-  json_object_update(root, json_object_get(variant, "set"));
-  json_object_update(json_object_get(root, "model"), json_object_get(variant, "model"));
-  return root;
+  return make_root(d, json_object_get(d->variants, name));
 }
 
 /* The root is consumed. */

@@ -14,47 +14,7 @@
 #include "gguf_builder.h"
 #include "models/text_file.h"
 #include "models/tokenizer.h"
-
-typedef struct data {
-  char folder[400];
-  json_t *strings;
-  json_t *variants;
-} data;
-
-static json_t *load(const data *d, const char *name) {
-  char path[512];
-  json_error_t error;
-  snprintf(path, sizeof path, "%s/%s.json", d->folder, name);
-  json_t *root = json_load_file(path, JSON_ALLOW_NUL, &error);
-  if (!root) fail_msg("%s: %s", path, error.text);
-  return root;
-}
-
-static int set_up(void **state) {
-  static data d;
-  const char *source = getenv("CONSORT_TEST_SOURCE");
-  if (!source) return -1;
-  snprintf(d.folder, sizeof d.folder, "%s/tests/data/tokenizers", source);
-  d.strings = load(&d, "strings");
-  d.variants = load(&d, "variants");
-  *state = &d;
-  return 0;
-}
-
-static int tear_down(void **state) {
-  data *d = *state;
-  json_decref(d->strings);
-  json_decref(d->variants);
-  return 0;
-}
-
-/* The vocabulary that a variant starts from, with what the variant sets. */
-static json_t *make_root(const data *d, const json_t *variant) {
-  json_t *root = load(d, json_string_value(json_object_get(variant, "base")));
-  json_object_update(root, json_object_get(variant, "set"));
-  json_object_update(json_object_get(root, "model"), json_object_get(variant, "model"));
-  return root;
-}
+#include "tokenizer_data.h"
 
 static cs_tokenizer *from_json(const json_t *root) {
   cs_error error = CS_ERROR_INIT;
