@@ -10,24 +10,9 @@
 
 #include "cli/command.h"
 #include "cli/report.h"
+#include "cli/text_file.h"
 
 #define MAX_TEMPLATE_BYTES (1u << 20)
-
-static int read_template(const char *path, char **text) {
-  char *buffer = malloc(MAX_TEMPLATE_BYTES + 1);
-  FILE *file = fopen(path, "rb");
-  size_t n = 0;
-  if (buffer && file) n = fread(buffer, 1, MAX_TEMPLATE_BYTES + 1, file);
-  const bool failed = !buffer || !file || ferror(file) || n > MAX_TEMPLATE_BYTES;
-  if (file) fclose(file);
-  if (failed) {
-    free(buffer);
-    return cli_error(path, "%s", n > MAX_TEMPLATE_BYTES ? "larger than 1 MiB" : "cannot be read");
-  }
-  buffer[n] = '\0';
-  *text = buffer;
-  return CLI_DONE;
-}
 
 static void add_message(cli_chat *chat, const char *role, const char *text, size_t bytes) {
   json_array_append_new(chat->messages,
@@ -37,7 +22,8 @@ static void add_message(cli_chat *chat, const char *role, const char *text, size
 int cli_chat_begin(cli_chat *chat, const char *system, const char *template_path) {
   *chat = (cli_chat){.messages = json_array()};
   if (system) add_message(chat, "system", system, strlen(system));
-  return template_path ? read_template(template_path, &chat->template_text) : CLI_DONE;
+  if (!template_path) return CLI_DONE;
+  return cli_read_text(template_path, MAX_TEMPLATE_BYTES, &chat->template_text, NULL);
 }
 
 void cli_chat_end(cli_chat *chat) {

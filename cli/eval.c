@@ -13,9 +13,11 @@
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/setup.h"
+#include "cli/text_file.h"
 
 #define HALF           UINT32_MAX
 #define DEFAULT_WINDOW 512
+#define MAX_TEXT_BYTES ((size_t)1 << 30)
 
 typedef struct eval_flags {
   const char *path;
@@ -35,37 +37,16 @@ typedef struct eval_flags {
 
 /* ---- the text ---- */
 
-static int read_text(const char *path, char **text, size_t *n_bytes) {
-  *text = NULL;
-  FILE *const file = fopen(path, "rb");
-  if (!file) return cli_error(path, "%s", strerror(errno));
-  size_t capacity = 1 << 16, n = 0;
-  char *buffer = malloc(capacity);
-  while (buffer) {
-    n += fread(buffer + n, 1, capacity - n, file);
-    if (n < capacity) break;
-    char *const grown = realloc(buffer, capacity *= 2);
-    if (!grown) free(buffer);
-    buffer = grown;
-  }
-  const int failed = ferror(file) ? errno : 0;
-  fclose(file);
-  if (!buffer) return cli_error(path, "does not fit in memory");
-  if (failed || n == 0) {
-    free(buffer);
-    return cli_error(path, "%s", failed ? strerror(failed) : "the file is empty");
-  }
-  *text = buffer;
-  *n_bytes = n;
-  return CLI_DONE;
-}
-
 static int read_tokens(const eval_flags *flags, const consort_model *model, int32_t **tokens,
                        size_t *n_tokens) {
   char *text;
   size_t n_bytes = 0;
-  const int status = read_text(flags->text_path, &text, &n_bytes);
+  const int status = cli_read_text(flags->text_path, MAX_TEXT_BYTES, &text, &n_bytes);
   if (status != CLI_DONE) return status;
+  if (n_bytes == 0) {
+    free(text);
+    return cli_error(flags->text_path, "the file is empty");
+  }
   cs_error error = CS_ERROR_INIT;
   const cs_status tokenized = consort_tokenize(model, text, n_bytes, 1, tokens, n_tokens, &error);
   free(text);

@@ -12,6 +12,7 @@
 #include "cli/options.h"
 #include "cli/paths.h"
 #include "cli/report.h"
+#include "cli/text_file.h"
 
 #define PATH_BYTES     4096
 #define FILE_BYTES_MAX 65536
@@ -67,17 +68,6 @@ static void write_replaced(FILE *file, const char *text, const char *name, const
   fputs(text, file);
 }
 
-/* Reads a whole text file into buffer (FILE_BYTES_MAX). 0, or an errno. */
-static int read_text(const char *path, char *buffer) {
-  FILE *file = fopen(path, "rb");
-  if (!file) return errno;
-  const size_t bytes = fread(buffer, 1, FILE_BYTES_MAX - 1, file);
-  const int problem = ferror(file) ? EIO : 0;
-  fclose(file);
-  buffer[bytes] = '\0';
-  return problem;
-}
-
 static int write_text(const char *path, const char *text, const char *name,
                       const char *identifier) {
   FILE *file = fopen(path, "wx");
@@ -91,14 +81,16 @@ static int write_text(const char *path, const char *text, const char *name,
 static int write_file(const char *template, const template_file *entry, const char *folder,
                       const char *name, const char *identifier) {
   char from[PATH_BYTES], to[PATH_BYTES];
-  static char text[FILE_BYTES_MAX];
   snprintf(from, sizeof from, "%.3000s/%s", template, entry->from);
-  int problem = read_text(from, text);
-  if (problem) return cli_error(from, "%s: is the SDK installed?", strerror(problem));
+  if (access(from, R_OK) != 0) return cli_error(from, "%s: is the SDK installed?", strerror(errno));
+  char *text;
+  const int status = cli_read_text(from, FILE_BYTES_MAX, &text, NULL);
+  if (status != CLI_DONE) return status;
   const bool is_named = strncmp(entry->to, "@NAME@", 6) == 0;
   snprintf(to, sizeof to, "%.3000s/%s%s", folder, is_named ? name : "",
            is_named ? entry->to + 6 : entry->to);
-  problem = write_text(to, text, name, identifier);
+  const int problem = write_text(to, text, name, identifier);
+  free(text);
   return problem ? cli_error(to, "%s", strerror(problem)) : CLI_DONE;
 }
 

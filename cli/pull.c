@@ -16,6 +16,7 @@
 #include "cli/pull_fetch.h"
 #include "cli/pull_source.h"
 #include "cli/report.h"
+#include "cli/text_file.h"
 
 #define HUB               "https://huggingface.co"
 #define MAX_LISTING_BYTES ((size_t)64 << 20)
@@ -136,17 +137,6 @@ static int pull_url(const pull_flags *flags, char path[PATH_MAX]) {
 
 /* ---- a repository ---- */
 
-static int read_file(const char *path, char **text, size_t *n_bytes) {
-  FILE *const file = fopen(path, "rb");
-  *text = malloc(MAX_LISTING_BYTES);
-  if (file && *text) *n_bytes = fread(*text, 1, MAX_LISTING_BYTES, file);
-  const bool good = file && *text && !ferror(file);
-  if (file) fclose(file);
-  if (good) return CLI_DONE;
-  free(*text);
-  return cli_error(path, "%s", strerror(errno));
-}
-
 static int write_file(const char *path, const char *text, size_t n_bytes) {
   char beside[PATH_MAX];
   if (snprintf(beside, sizeof beside, "%s.new", path) >= PATH_MAX)
@@ -168,7 +158,7 @@ static int resolve(const pull_flags *flags, pull_listing *listing) {
   int status;
   if (flags->offline) {
     if (!is_there(kept)) return cli_error(flags->source_text, "is not in the cache");
-    status = read_file(kept, &text, &n_bytes);
+    status = cli_read_text(kept, MAX_LISTING_BYTES, &text, &n_bytes);
     if (status != CLI_DONE) return status;
     status = pull_listing_read(kept, text, n_bytes, listing);
     free(text);

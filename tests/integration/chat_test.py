@@ -51,7 +51,7 @@ class Chat(unittest.TestCase):
     def test_what_is_wrong_is_one_line(self):
         self.template.write_text("{% if %}", encoding="utf-8")
         for arguments, reason in ((["--chat-template", self.template], "line 1"),
-                                  (["--chat-template", "/nowhere"], "cannot be read"), ([], "--chat-template")):
+                                  (["--chat-template", "/nowhere"], "/nowhere: cannot be read: No such file"), ([], "--chat-template")):
             status, out, err = run("run", MODEL, "--chat", "-p", "x", "-n", 1, *arguments, *DEVICE)
             self.assertEqual((status, out), (1, ""), err)
             self.assertEqual(len(errors(err)), 1, err)
