@@ -2,8 +2,7 @@
 #ifndef CPU_AVX512_H
 #define CPU_AVX512_H
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
+#include "vector.h"
 
 /* call(rows) with a constant, for up to 12 rows. */
 #define PANEL_CASES(call)                                                                          \
