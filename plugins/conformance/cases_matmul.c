@@ -124,23 +124,6 @@ static void bad_row_case(kit *k, const kit_case *c) {
 
 void kit_add_matmul_cases(kit_registry *r) {
   static const struct {
-    uint32_t dtype, badges;
-  } weights[] = {{CS_DTYPE_F32, KIT_BADGE_LLM_DENSE},
-                 {CS_DTYPE_F16, KIT_BADGE_LLM_DENSE},
-                 {CS_DTYPE_BF16, KIT_BADGE_LLM_DENSE},
-                 {CS_DTYPE_Q8_0, KIT_BADGE_LLM_QUANT},
-                 {CS_DTYPE_Q4_0, KIT_BADGE_LLM_QUANT},
-                 {CS_DTYPE_Q4_1, 0},
-                 {CS_DTYPE_Q5_0, 0},
-                 {CS_DTYPE_Q5_1, 0},
-                 {CS_DTYPE_Q2_K, 0},
-                 {CS_DTYPE_Q3_K, 0},
-                 {CS_DTYPE_Q4_K, 0},
-                 {CS_DTYPE_Q5_K, 0},
-                 {CS_DTYPE_Q6_K, 0},
-                 {CS_DTYPE_IQ4_NL, 0},
-                 {CS_DTYPE_IQ4_XS, 0}};
-  static const struct {
     const char *name;
     uint32_t bits;
     bool is_minimal;
@@ -149,10 +132,10 @@ void kit_add_matmul_cases(kit_registry *r) {
                   {"residual", WITH_RESIDUAL, false},
                   {"residual_in_place", IN_PLACE, false},
                   {"bias_cap_residual", WITH_BIAS | WITH_CAP | WITH_RESIDUAL, false}};
-  for (size_t i = 0; i < sizeof weights / sizeof weights[0]; i++) {
-    kit_case c = {.op_id = CS_OP_MATMUL, .dtype = weights[i].dtype};
+  for (size_t i = 0; i < KIT_N_WEIGHT_FORMATS; i++) {
+    kit_case c = {.op_id = CS_OP_MATMUL, .dtype = kit_weight_formats[i].dtype};
     const char *name = format_name(c.dtype);
-    c.badges = weights[i].badges;
+    c.badges = kit_weight_formats[i].badges;
     c.run = shapes_case;
     kit_add(r, &c, "matmul/%s", name);
     c.run = large_case;
@@ -161,7 +144,7 @@ void kit_add_matmul_cases(kit_registry *r) {
     kit_add(r, &c, "matmul/%s/bad_row", name);
     c.run = features_case;
     for (size_t j = 0; j < sizeof features / sizeof features[0]; j++) {
-      c.badges = features[j].is_minimal ? weights[i].badges : 0;
+      c.badges = features[j].is_minimal ? kit_weight_formats[i].badges : 0;
       c.argument = features[j].bits;
       kit_add(r, &c, "matmul/%s/%s", name, features[j].name);
     }

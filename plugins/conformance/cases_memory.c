@@ -2,6 +2,7 @@
  * in the end all bytes are compared, so that a copy that is one byte too long shows. */
 #include <string.h>
 
+#include "memory_model.h"
 #include "registry.h"
 
 static void sizes(kit *k, const kit_case *c) {
@@ -108,41 +109,10 @@ static void staging(kit *k, const kit_case *c) {
 
 /* ---- copies ---- */
 
-#define MODEL_BYTES 20011
-
-typedef struct memory_model {
-  cs_plugin_memory *memory;
-  unsigned char *bytes;
-} memory_model;
-
-static memory_model make_model(kit *k) {
-  const memory_model model = {kit_memory(k, MODEL_BYTES), kit_host_memory(k, MODEL_BYTES)};
-  kit_random_bytes(k, model.bytes, MODEL_BYTES);
-  kit_upload(k, model.memory, 0, model.bytes, MODEL_BYTES);
-  kit_finish(k);
-  return model;
-}
-
-static void compare_model(kit *k, const memory_model *model, const char *what) {
-  unsigned char *got = kit_host_memory(k, MODEL_BYTES);
-  kit_download(k, got, model->memory, 0, MODEL_BYTES);
-  for (size_t i = 0; i < MODEL_BYTES; i++)
-    kit_check(k, got[i] == model->bytes[i], "%s: byte %zu is 0x%02x and not 0x%02x", what, i,
-              got[i], model->bytes[i]);
-}
-
-/* A range of odd offset and size, the bounds of words and pages among them. */
-static void pick_range(kit *k, uint64_t *offset, uint64_t *bytes) {
-  static const uint64_t edges[] = {1, 3, 4, 5, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097};
-  *bytes = rng_below(&k->rng, 2) ? edges[rng_below(&k->rng, sizeof edges / sizeof edges[0])]
-                                 : 1 + rng_below(&k->rng, 9000);
-  *offset = rng_below(&k->rng, MODEL_BYTES - *bytes + 1);
-}
-
-static void copy_model(kit *k, const memory_model *to, const memory_model *from) {
+static void copy_model(kit *k, const kit_memory_model *to, const kit_memory_model *from) {
   uint64_t to_offset, from_offset, bytes;
-  pick_range(k, &to_offset, &bytes);
-  from_offset = rng_below(&k->rng, MODEL_BYTES - bytes + 1);
+  kit_model_range(k, &to_offset, &bytes);
+  from_offset = kit_model_offset(k, bytes);
   const bool overlap = to->memory == from->memory && to_offset < from_offset + bytes &&
                        from_offset < to_offset + bytes;
   if (overlap) return;
@@ -156,12 +126,12 @@ static void copy_model(kit *k, const memory_model *to, const memory_model *from)
 
 static void random_copies(kit *k, const kit_case *c) {
   (void)c;
-  const memory_model models[2] = {make_model(k), make_model(k)};
+  const kit_memory_model models[2] = {kit_model_make(k), kit_model_make(k)};
   const int n_steps = k->options->quick ? 300 : 2000;
   for (int i = 0; i < n_steps; i++) {
-    const memory_model *model = &models[rng_below(&k->rng, 2)];
+    const kit_memory_model *model = &models[rng_below(&k->rng, 2)];
     uint64_t offset, bytes;
-    pick_range(k, &offset, &bytes);
+    kit_model_range(k, &offset, &bytes);
     cs_error error = CS_ERROR_INIT;
     const uint64_t kind = rng_below(&k->rng, 4);
     if (kind == 0) {
@@ -189,8 +159,8 @@ static void random_copies(kit *k, const kit_case *c) {
                 "stream_download writes beyond its range");
     }
   }
-  compare_model(k, &models[0], "after random copies");
-  compare_model(k, &models[1], "after random copies");
+  kit_model_compare(k, &models[0], "after random copies");
+  kit_model_compare(k, &models[1], "after random copies");
 }
 
 static void large_copy(kit *k, const kit_case *c) {

@@ -3,31 +3,10 @@
  * opened twice. */
 #include <string.h>
 
+#include "memory_model.h"
 #include "registry.h"
 
-#define MODEL_BYTES 20011
 #define LARGE_BYTES ((UINT64_C(4) << 20) + 5)
-
-typedef struct memory_model {
-  cs_plugin_memory *memory;
-  unsigned char *bytes;
-} memory_model;
-
-static memory_model make_model(kit *k) {
-  const memory_model model = {kit_memory(k, MODEL_BYTES), kit_host_memory(k, MODEL_BYTES)};
-  kit_random_bytes(k, model.bytes, MODEL_BYTES);
-  kit_upload(k, model.memory, 0, model.bytes, MODEL_BYTES);
-  kit_finish(k);
-  return model;
-}
-
-static void compare(kit *k, const memory_model *model, const char *what) {
-  unsigned char *got = kit_host_memory(k, MODEL_BYTES);
-  kit_download(k, got, model->memory, 0, MODEL_BYTES);
-  for (size_t i = 0; i < MODEL_BYTES; i++)
-    kit_check(k, got[i] == model->bytes[i], "%s: byte %zu is 0x%02x and not 0x%02x", what, i,
-              got[i], model->bytes[i]);
-}
 
 /* The device to copy to, or NULL where there is no such copy. */
 static kit *peer_of(kit *k) {
@@ -56,16 +35,13 @@ static void copy(kit *k, kit *other, cs_plugin_memory *to, uint64_t to_offset,
 /* Between two copies the source changes on the same stream: each copy has to see it as it was. */
 static void random_copies(kit *k, const kit_case *c) {
   (void)c;
-  static const uint64_t edges[] = {1, 3, 4, 5, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097};
   kit *other = peer_of(k);
   if (!other) return;
-  const memory_model from = make_model(k), to = make_model(other);
+  const kit_memory_model from = kit_model_make(k), to = kit_model_make(other);
   for (int i = 0; i < 300; i++) {
-    const uint64_t bytes = rng_below(&k->rng, 2)
-                               ? edges[rng_below(&k->rng, sizeof edges / sizeof edges[0])]
-                               : 1 + rng_below(&k->rng, 9000);
-    const uint64_t at = rng_below(&k->rng, MODEL_BYTES - bytes + 1);
-    const uint64_t there = rng_below(&k->rng, MODEL_BYTES - bytes + 1);
+    uint64_t at, bytes;
+    kit_model_range(k, &at, &bytes);
+    const uint64_t there = kit_model_offset(k, bytes);
     const uint32_t value = (uint32_t)rng_below(&k->rng, 256);
     cs_error error = CS_ERROR_INIT;
     copy(k, other, to.memory, there, from.memory, at, bytes);
@@ -76,8 +52,8 @@ static void random_copies(kit *k, const kit_case *c) {
     memset(from.bytes + at, (int)value, bytes);
   }
   kit_finish(k);
-  compare(other, &to, "the memory that was copied to");
-  compare(k, &from, "the memory that was copied from");
+  kit_model_compare(other, &to, "the memory that was copied to");
+  kit_model_compare(k, &from, "the memory that was copied from");
 }
 
 static void large_copy(kit *k, const kit_case *c) {
@@ -99,7 +75,7 @@ static void after_failure(kit *k, const kit_case *c) {
   (void)c;
   kit *other = peer_of(k);
   if (!other) return;
-  const memory_model from = make_model(k), to = make_model(other);
+  const kit_memory_model from = kit_model_make(k), to = kit_model_make(other);
   cs_plugin_semaphore *gate = kit_semaphore_create(k, 0);
   cs_plugin_stream *stream = kit_stream_create(k);
   cs_plugin_semaphore *done = kit_semaphore_create(k, 0);
@@ -109,14 +85,14 @@ static void after_failure(kit *k, const kit_case *c) {
   kit_check_ok(k, k->plugin.stream.stream_wait(stream, gate, 1, &error), &error, "stream_wait");
   kit_check_ok(k,
                k->plugin.peer.stream_peer_copy(stream, other->device, to.memory, 0, from.memory, 0,
-                                               MODEL_BYTES, &error),
+                                               KIT_MODEL_BYTES, &error),
                &error, "stream_peer_copy");
   kit_check_ok(k, k->plugin.stream.stream_signal(stream, done, 1, &error), &error, "stream_signal");
   kit_check_ok(k, k->plugin.semaphore.semaphore_fail(gate, &reason, &error), &error,
                "semaphore_fail");
   const cs_status status = k->plugin.semaphore.semaphore_wait(done, 1, 10000000, &error);
   kit_check(k, status == CS_FAILED, "the signal after a failed wait ends with status %d", status);
-  compare(other, &to, "a copy behind a failed wait");
+  kit_model_compare(other, &to, "a copy behind a failed wait");
 }
 
 void kit_add_peer_cases(kit_registry *r) {

@@ -154,30 +154,13 @@ static void rope_case(kit *k, const kit_case *c) {
 /* ---- registration ---- */
 
 static void add_gather(kit_registry *r) {
-  static const struct {
-    uint32_t dtype, badges;
-  } rows[] = {{CS_DTYPE_F32, KIT_BADGE_LLM_DENSE},
-              {CS_DTYPE_F16, KIT_BADGE_LLM_DENSE},
-              {CS_DTYPE_BF16, KIT_BADGE_LLM_DENSE},
-              {CS_DTYPE_Q8_0, KIT_BADGE_LLM_QUANT},
-              {CS_DTYPE_Q4_0, KIT_BADGE_LLM_QUANT},
-              {CS_DTYPE_Q4_1, 0},
-              {CS_DTYPE_Q5_0, 0},
-              {CS_DTYPE_Q5_1, 0},
-              {CS_DTYPE_Q2_K, 0},
-              {CS_DTYPE_Q3_K, 0},
-              {CS_DTYPE_Q4_K, 0},
-              {CS_DTYPE_Q5_K, 0},
-              {CS_DTYPE_Q6_K, 0},
-              {CS_DTYPE_IQ4_NL, 0},
-              {CS_DTYPE_IQ4_XS, 0}};
-  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+  for (size_t i = 0; i < KIT_N_WEIGHT_FORMATS; i++)
     kit_add(r,
-            &(kit_case){.badges = rows[i].badges,
+            &(kit_case){.badges = kit_weight_formats[i].badges,
                         .op_id = CS_OP_GATHER_ROWS,
-                        .dtype = rows[i].dtype,
+                        .dtype = kit_weight_formats[i].dtype,
                         .run = gather_case},
-            "gather_rows/%s", format_name(rows[i].dtype));
+            "gather_rows/%s", format_name(kit_weight_formats[i].dtype));
   kit_add(r,
           &(kit_case){
               .op_id = CS_OP_GATHER_ROWS, .dtype = CS_DTYPE_F32, .argument = 1, .run = gather_case},

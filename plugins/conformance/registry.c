@@ -7,6 +7,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+const kit_weight_format kit_weight_formats[KIT_N_WEIGHT_FORMATS] = {
+    {CS_DTYPE_F32, KIT_BADGE_LLM_DENSE},
+    {CS_DTYPE_F16, KIT_BADGE_LLM_DENSE},
+    {CS_DTYPE_BF16, KIT_BADGE_LLM_DENSE},
+    {CS_DTYPE_Q8_0, KIT_BADGE_LLM_QUANT},
+    {CS_DTYPE_Q4_0, KIT_BADGE_LLM_QUANT},
+    {CS_DTYPE_Q4_1, 0},
+    {CS_DTYPE_Q5_0, 0},
+    {CS_DTYPE_Q5_1, 0},
+    {CS_DTYPE_Q2_K, 0},
+    {CS_DTYPE_Q3_K, 0},
+    {CS_DTYPE_Q4_K, 0},
+    {CS_DTYPE_Q5_K, 0},
+    {CS_DTYPE_Q6_K, 0},
+    {CS_DTYPE_IQ4_NL, 0},
+    {CS_DTYPE_IQ4_XS, 0}};
+
 bool kit_pattern_matches(const char *pattern, const char *name) {
   for (; *pattern; pattern++, name++) {
     if (*pattern == '*') {

@@ -28,6 +28,13 @@ bool kit_pattern_matches(const char *pattern, const char *name);
 /* Whether one of several, separated by commas and shorter than KIT_PATTERN_BYTES, matches. */
 bool kit_patterns_match(const char *patterns, const char *name);
 
+/* The formats of matrices, and the badges that one needs for them. */
+typedef struct kit_weight_format {
+  uint32_t dtype, badges;
+} kit_weight_format;
+#define KIT_N_WEIGHT_FORMATS 15
+extern const kit_weight_format kit_weight_formats[KIT_N_WEIGHT_FORMATS];
+
 /* Each file of cases appends its own. */
 void kit_add_negotiation_cases(kit_registry *registry);
 void kit_add_lifecycle_cases(kit_registry *registry);

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "consort/sdk.h"
+#include "sdk_host.h"
 
 #define WAIT_US 5000000
 
@@ -21,20 +22,6 @@ typedef struct driver {
   uint64_t values[8];
   uint32_t n_held;
 } driver;
-
-static void *host_allocate(void *context, uint64_t bytes, uint64_t alignment) {
-  (void)context;
-  void *pointer = NULL;
-  return posix_memalign(&pointer, alignment < 8 ? 8 : alignment, bytes) == 0 ? pointer : NULL;
-}
-
-static void host_deallocate(void *context, void *pointer) {
-  (void)context;
-  free(pointer);
-}
-
-static const cs_host host = {
-    .struct_size = sizeof(cs_host), .allocate = host_allocate, .deallocate = host_deallocate};
 
 static cs_status hold_signal(void *context, cs_sdk_timeline *timeline, uint64_t value,
                              cs_error *error) {
@@ -78,7 +65,7 @@ static cs_sdk_queue *make_queue(driver *d) {
   const cs_sdk_queue_options options = {.context = d, .drain = give_signals, .signal = hold_signal};
   pthread_mutex_init(&d->mutex, NULL);
   d->n_held = 0;
-  cs_sdk_queue *queue = cs_sdk_queue_create(&host, &options);
+  cs_sdk_queue *queue = cs_sdk_queue_create(&test_host, &options);
   assert_non_null(queue);
   return queue;
 }
@@ -90,7 +77,7 @@ static void the_queue_goes_on_behind_a_signal(void **state) {
   int flag = 0, *at = &flag;
   uint64_t value = 9;
   cs_sdk_queue *queue = make_queue(&d);
-  cs_sdk_timeline *timeline = cs_sdk_timeline_create(&host, 0);
+  cs_sdk_timeline *timeline = cs_sdk_timeline_create(&test_host, 0);
   assert_int_equal(cs_sdk_queue_signal(queue, timeline, 1, &error), CS_OK);
   assert_int_equal(cs_sdk_queue_push(queue, set_flag, &at, sizeof at, &error), CS_OK);
   for (int i = 0; i < 5000 && !__atomic_load_n(&flag, __ATOMIC_ACQUIRE); i++)
@@ -110,8 +97,8 @@ static void a_failure_comes_after_the_signals_before_it(void **state) {
   driver d;
   cs_error error = CS_ERROR_INIT;
   cs_sdk_queue *queue = make_queue(&d);
-  cs_sdk_timeline *early = cs_sdk_timeline_create(&host, 0);
-  cs_sdk_timeline *late = cs_sdk_timeline_create(&host, 0);
+  cs_sdk_timeline *early = cs_sdk_timeline_create(&test_host, 0);
+  cs_sdk_timeline *late = cs_sdk_timeline_create(&test_host, 0);
   assert_int_equal(cs_sdk_queue_signal(queue, early, 1, &error), CS_OK);
   assert_int_equal(cs_sdk_queue_push(queue, fail_always, NULL, 0, &error), CS_OK);
   assert_int_equal(cs_sdk_queue_signal(queue, late, 1, &error), CS_OK);

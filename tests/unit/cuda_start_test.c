@@ -10,17 +10,7 @@
 #include <string.h>
 
 #include "consort/plugin.h"
-
-static void *host_allocate(void *context, uint64_t bytes, uint64_t alignment) {
-  (void)context;
-  void *pointer = NULL;
-  return posix_memalign(&pointer, alignment < 8 ? 8 : alignment, bytes) == 0 ? pointer : NULL;
-}
-
-static void host_deallocate(void *context, void *pointer) {
-  (void)context;
-  free(pointer);
-}
+#include "sdk_host.h"
 
 static int fail(const char *what, const char *detail) {
   fprintf(stderr, "%s: %s\n", what, detail);
@@ -28,11 +18,9 @@ static int fail(const char *what, const char *detail) {
 }
 
 static int check(const cs_device_table *table, const char *words) {
-  static const cs_host host = {
-      .struct_size = sizeof(cs_host), .allocate = host_allocate, .deallocate = host_deallocate};
   cs_plugin_instance *instance = NULL;
   cs_error error = CS_ERROR_INIT;
-  const cs_status status = table->instance_create(&host, &instance, &error);
+  const cs_status status = table->instance_create(&test_host, &instance, &error);
   if (strcmp(words, "-") == 0) {
     if (status != CS_OK) return fail("it does not start", error.message);
     table->instance_destroy(instance);
@@ -52,10 +40,8 @@ int main(int argc, char **argv) {
   cs_plugin_query_fn query;
   *(void **)&query = dlsym(library, CS_PLUGIN_QUERY_SYMBOL);
   if (!*(void **)&query) return fail("no entry", argv[1]);
-  static const cs_host host = {
-      .struct_size = sizeof(cs_host), .allocate = host_allocate, .deallocate = host_deallocate};
   cs_plugin plugin = {.struct_size = sizeof plugin};
-  if (query(&host, &plugin) != CS_OK) return fail("query", "refused");
+  if (query(&test_host, &plugin) != CS_OK) return fail("query", "refused");
   const cs_device_table *table = plugin.table(CS_TABLE_DEVICE, 0);
   return check(table, argv[2]);
 }

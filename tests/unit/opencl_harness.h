@@ -19,6 +19,7 @@
 
 #include "consort/half.h"
 #include "consort/plugin.h"
+#include "sdk_host.h"
 
 #define GUARD_BYTES 64
 #define GUARD_VALUE 0xA5
@@ -40,20 +41,6 @@ typedef struct harness {
   cs_plugin_semaphore *semaphore;
   uint64_t signalled;
 } harness;
-
-static void *host_allocate(void *context, uint64_t bytes, uint64_t alignment) {
-  (void)context;
-  void *pointer = NULL;
-  return posix_memalign(&pointer, alignment < 8 ? 8 : alignment, bytes) == 0 ? pointer : NULL;
-}
-
-static void host_deallocate(void *context, void *pointer) {
-  (void)context;
-  free(pointer);
-}
-
-static const cs_host test_host = {
-    .struct_size = sizeof(cs_host), .allocate = host_allocate, .deallocate = host_deallocate};
 
 /* ---- opening ---- */
 
