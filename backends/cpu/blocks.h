@@ -144,6 +144,7 @@ typedef struct cpu_block_kernels {
 
 extern const cpu_block_kernels cpu_blocks_generic;
 extern const cpu_block_kernels cpu_blocks_avx2;
+extern const cpu_block_kernels cpu_blocks_avx2vnni, cpu_blocks_avx2vnni_evex;
 extern const cpu_block_kernels cpu_blocks_avx512;
 
 /* X(name, index, bits, scales): every format, for tables. */

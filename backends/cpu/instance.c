@@ -146,9 +146,10 @@ static cs_status read_option(const cs_option *option, device_options *to, cs_err
   if (strcmp(option->key, "kernel") == 0) {
     to->kernels = cpu_kernels_find(option->value);
     if (to->kernels) return CS_OK;
-    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                        "kernel=%.32s: not one of generic, avx2, avx512 that this machine can run",
-                        option->value);
+    char names[128];
+    cpu_kernels_names(names, sizeof names);
+    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "kernel=%.32s: this machine can run %s",
+                        option->value, names);
   }
   if (strcmp(option->key, "int8") == 0) return read_rounding(option, &to->int8, error);
   if (strcmp(option->key, "bf16") == 0) return read_rounding(option, &to->bf16, error);

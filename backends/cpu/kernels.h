@@ -71,6 +71,7 @@ typedef struct cpu_kernels {
 
 extern const cpu_kernels cpu_kernels_generic;
 extern const cpu_kernels cpu_kernels_avx2;
+extern const cpu_kernels cpu_kernels_avx2vnni, cpu_kernels_avx2vnni_evex; /* blocks_avx2vnni.c */
 extern const cpu_kernels cpu_kernels_avx512;
 
 /* Of the avx512 table, for processors that have AVX512-BF16, too. */
@@ -82,8 +83,11 @@ void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *we
 /* Whether the table's bf16_tile exists and this machine can run it. */
 bool cpu_kernels_have_bf16(const cpu_kernels *kernels);
 
-/* The fastest table this machine can run, or the named one ("generic", "avx2", "avx512"); NULL when
- * the name is unknown or the machine cannot run it. */
+/* The fastest table this machine can run, or the named one (docs/cpu.md); NULL when the name is
+ * unknown or the machine cannot run it. */
 const cpu_kernels *cpu_kernels_find(const char *name);
+
+/* The names that this machine can run, best first, with commas, into bytes > 0. */
+void cpu_kernels_names(char *to, size_t bytes);
 
 #endif

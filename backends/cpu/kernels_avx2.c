@@ -1,44 +1,10 @@
-/* AVX2 with FMA and F16C: the operations that lanes.h makes its loops of. There are 16 registers,
- * so matmul tiles go 6 rows x 16 columns at a time. Tables that differ in their blocks share the
- * rest. */
-#include <immintrin.h>
-
-#include "consort/half.h"
+/* The float loops for AVX2 with FMA and F16C: what lanes.h asks for beside avx2.h. There are 16
+ * registers, which a tile of 6 rows x 16 columns fills. The tables differ in their blocks alone. */
+#include "avx2.h"
 #include "transpose_avx.h"
-#include "vector.h"
-
-enum { F32, F16, BF16 };
-
-typedef __m256 lanes;
-#define N_LANES 8
-
-INLINE lanes load_lanes(const int format, const void *from, size_t i) {
-  if (format == F32) return _mm256_loadu_ps((const float *)from + i);
-  const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + i));
-  if (format == F16) return _mm256_cvtph_ps(half);
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
-
-INLINE float load_one(const int format, const void *from, size_t i) {
-  if (format == F32) return ((const float *)from)[i];
-  const uint16_t half = ((const uint16_t *)from)[i];
-  return format == F16 ? _cvtsh_ss(half) : cs_f32_from_bf16(half);
-}
-
-INLINE void lanes_store(float *to, lanes v) {
-  _mm256_storeu_ps(to, v);
-}
 
 INLINE void lanes_store_f16(uint16_t *to, lanes v) {
   _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-}
-
-INLINE lanes lanes_set(float x) {
-  return _mm256_set1_ps(x);
-}
-
-INLINE lanes lanes_fma(lanes a, lanes b, lanes c) {
-  return _mm256_fmadd_ps(a, b, c);
 }
 
 INLINE void lanes_sums(const lanes v[4], float out[4]) {
@@ -89,3 +55,7 @@ static double sum_squares(const float *x, size_t n) {
 #include "lanes.h"
 
 const cpu_kernels cpu_kernels_avx2 = {.name = "avx2", .blocks = &cpu_blocks_avx2, LANES_TABLE};
+const cpu_kernels cpu_kernels_avx2vnni = {
+    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni, LANES_TABLE};
+const cpu_kernels cpu_kernels_avx2vnni_evex = {
+    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni_evex, LANES_TABLE};

@@ -8,3 +8,14 @@ foreach(name cpu_device_test cpu_matmul_test cpu_ops_test cpu_attention_test)
   target_sources(${name} PRIVATE ${CMAKE_CURRENT_LIST_DIR}/../unit/cpu_harness.c)
   add_dependencies(${name} consort_plugin_cpu)
 endforeach()
+
+# The kit on the tables that this machine would not choose.
+foreach(kernel generic avx2 avx2vnni)
+  if(TARGET consort-cts)
+    add_test(NAME conformance_cpu_${kernel}
+             COMMAND consort-cts $<TARGET_FILE:consort_plugin_cpu> --quick --no-speed
+                     --option kernel=${kernel} --require ${CONSORT_KIT_BADGES})
+    set_tests_properties(conformance_cpu_${kernel} PROPERTIES LABELS slow TIMEOUT 600
+                         SKIP_REGULAR_EXPRESSION "this machine can run")
+  endif()
+endforeach()

@@ -20,8 +20,6 @@
   { .struct_size = sizeof(cs_tensor) }
 #define N_BLOCKS 24
 
-static const char *const kernels[] = {"generic", "avx2", "avx512"};
-
 static float rounded(uint32_t dtype, float x) {
   if (dtype == CS_DTYPE_F16) return cs_f32_from_f16(cs_f16_from_f32(x));
   return dtype == CS_DTYPE_BF16 ? cs_f32_from_bf16(cs_bf16_from_f32(x)) : x;
@@ -214,9 +212,9 @@ static void check_attention_cases(cpu_harness *h, uint32_t dtype, uint32_t layou
 
 static void attention_agrees_with_float64(void **state) {
   (void)state;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "2")) continue;
+    if (!harness_open(&h, harness_kernels[k], "2")) continue;
     for (uint32_t dtype = CS_DTYPE_F32; dtype <= CS_DTYPE_BF16; dtype++)
       for (uint32_t layout = CS_LAYOUT_KV_TOKEN_MAJOR; layout <= CS_LAYOUT_KV_HEAD_MINOR; layout++)
         check_attention_cases(&h, dtype, layout);
@@ -257,9 +255,9 @@ static void check_nan(cpu_harness *h, uint64_t n) {
 
 static void nan_at_a_later_position_reaches_nobody(void **state) {
   (void)state;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "1")) continue;
+    if (!harness_open(&h, harness_kernels[k], "1")) continue;
     check_nan(&h, 20);
     check_nan(&h, 83); /* enough queries for the way of many */
     harness_close(&h);
@@ -360,9 +358,9 @@ static void check_wire(cpu_harness *h, uint32_t dtype, uint32_t wire_dtype, uint
 
 static void the_wire_round_trips_between_layouts(void **state) {
   (void)state;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "2")) continue;
+    if (!harness_open(&h, harness_kernels[k], "2")) continue;
     for (uint32_t from = CS_LAYOUT_KV_TOKEN_MAJOR; from <= CS_LAYOUT_KV_HEAD_MINOR; from++)
       for (uint32_t to = CS_LAYOUT_KV_TOKEN_MAJOR; to <= CS_LAYOUT_KV_HEAD_MINOR; to++)
         for (uint32_t dtype = CS_DTYPE_F32; dtype <= CS_DTYPE_BF16; dtype++)

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,54 @@ static void unknown_options_are_refused(void **state) {
   assert_int_equal(open_with(&h, "threads", "99999999999999999999", &error), CS_INVALID_ARGUMENT);
   assert_int_equal(open_with(&h, "kernel", "abacus", &error), CS_INVALID_ARGUMENT);
   assert_int_equal(open_with(&h, "threads", "5", &error), CS_OK);
+  harness_close(&h);
+}
+
+/* What the kernel says of the processor, in the words of /proc/cpuinfo. */
+static bool processor_has(const char *word) {
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  char line[8192];
+  bool has = false;
+  while (file && !has && fgets(line, sizeof line, file)) {
+    if (strncmp(line, "flags", 5) != 0 && strncmp(line, "Features", 8) != 0) continue;
+    for (char *at = strtok(line, " \t\n"); at && !has; at = strtok(NULL, " \t\n"))
+      has = strcmp(at, word) == 0;
+  }
+  if (file) fclose(file);
+  return has;
+}
+
+/* A test's own list where the processor is an emulated one, of which /proc/cpuinfo tells nothing.
+ */
+static bool should_run(const char *kernel) {
+  const char *listed = getenv("CONSORT_TEST_KERNELS");
+  char words[256], name[32];
+  snprintf(words, sizeof words, " %s ", listed ? listed : "");
+  snprintf(name, sizeof name, " %s ", kernel);
+  if (listed) return strstr(words, name) != NULL;
+  const bool avx512 = processor_has("avx512_vnni") && processor_has("avx512vl");
+  if (strcmp(kernel, "avx512") == 0) return avx512;
+  if (strcmp(kernel, "avx2vnni") == 0) return avx512 || processor_has("avx_vnni");
+  if (strcmp(kernel, "avx2") == 0) return processor_has("avx2");
+  if (strcmp(kernel, "neon-i8mm") == 0) return processor_has("i8mm");
+  if (strcmp(kernel, "neon-dotprod") == 0) return processor_has("asimddp");
+  if (strcmp(kernel, "neon") == 0) return processor_has("asimd");
+  return true;
+}
+
+static void every_table_runs_where_the_processor_can(void **state) {
+  (void)state;
+  cpu_harness h;
+  assert_true(harness_open(&h, "generic", "1"));
+  cs_error told = CS_ERROR_INIT;
+  assert_int_equal(open_with(&h, "kernel", "abacus", &told), CS_INVALID_ARGUMENT);
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
+    cs_error error = CS_ERROR_INIT;
+    const cs_status status = open_with(&h, "kernel", harness_kernels[k], &error);
+    if (status != (should_run(harness_kernels[k]) ? CS_OK : CS_INVALID_ARGUMENT))
+      fail_msg("kernel=%s: %d, %s", harness_kernels[k], status, error.message);
+    if (status == CS_OK) assert_non_null(strstr(told.message, harness_kernels[k]));
+  }
   harness_close(&h);
 }
 
@@ -176,6 +225,7 @@ static void two_streams_of_one_device_take_turns(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(unknown_options_are_refused),
+      cmocka_unit_test(every_table_runs_where_the_processor_can),
       cmocka_unit_test(partitions_present_several_devices),
       cmocka_unit_test(only_allowed_cores_are_used),
       cmocka_unit_test(more_memory_than_the_machine_has_is_refused),

@@ -15,6 +15,9 @@
 
 uint64_t harness_seed = 1;
 
+const char *const harness_kernels[HARNESS_N_KERNELS] = {
+    "generic", "avx2", "avx2vnni", "avx512", "neon", "neon-dotprod", "neon-i8mm"};
+
 static void load_tables(cpu_harness *h) {
   const char *folder = getenv("CONSORT_TEST_PLUGINS");
   char path[1024];

@@ -24,6 +24,10 @@ typedef struct cpu_harness {
   uint64_t signalled;
 } cpu_harness;
 
+/* Every table of kernels that the plugin has on some machine. */
+#define HARNESS_N_KERNELS 7
+extern const char *const harness_kernels[HARNESS_N_KERNELS];
+
 /* Opens device 0 with kernel=KERNEL and threads=N; false when this machine has no such kernel.
  * Anything else that fails ends the test. */
 bool harness_open(cpu_harness *harness, const char *kernel, const char *threads);

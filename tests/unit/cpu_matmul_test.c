@@ -24,15 +24,14 @@ static uint64_t whole_blocks(uint32_t dtype, uint64_t n_in) {
   const uint64_t elements = harness_block_elements(dtype);
   return (n_in + elements - 1) / elements * elements;
 }
-static const char *const kernels[] = {"generic", "avx2", "avx512"};
 static const char *const roundings[] = {"always", "never"};
 
 /* Opens variant v of the kernels and of rounding; false when this machine has no such kernels. */
 static bool open_variant(cpu_harness *h, size_t v, const char *threads) {
-  return harness_open_rounding(h, kernels[v / 2], threads, roundings[v % 2]);
+  return harness_open_rounding(h, harness_kernels[v / 2], threads, roundings[v % 2]);
 }
 
-#define N_VARIANTS (2 * sizeof kernels / sizeof *kernels)
+#define N_VARIANTS (2 * HARNESS_N_KERNELS)
 
 static double limit_of(uint32_t error_class) {
   if (error_class == CS_ERROR_HALF) return CS_NMSE_LIMIT_HALF;
@@ -200,9 +199,9 @@ static void float_arithmetic_meets_exact_weights(void **state) {
   float *x = calloc(n_in * n_in, sizeof *x);
   for (uint64_t i = 0; i < n_in; i++)
     x[i * n_in + i] = 1;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open_rounding(&h, kernels[k], "2", "never")) continue;
+    if (!harness_open_rounding(&h, harness_kernels[k], "2", "never")) continue;
     for (size_t d = 0; d < sizeof weight_dtypes / sizeof *weight_dtypes; d++) {
       weights w = make_weights(weight_dtypes[d], n_out, n_in);
       cs_tensor operands[5] = {
@@ -301,9 +300,9 @@ static void gather_reads_packed_rows_back(void **state) {
   (void)state;
   const uint64_t v = 37;
   const int32_t ids[5] = {36, 0, -1, 17, 16};
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "1")) continue;
+    if (!harness_open(&h, harness_kernels[k], "1")) continue;
     for (size_t t = 0; t < sizeof weight_dtypes / sizeof *weight_dtypes; t++) {
       const uint64_t d = whole_blocks(weight_dtypes[t], 96);
       weights w = make_weights(weight_dtypes[t], v, d);

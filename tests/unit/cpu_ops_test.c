@@ -19,13 +19,11 @@
 #define NONE                                                                                       \
   { .struct_size = sizeof(cs_tensor) }
 
-static const char *const kernels[] = {"generic", "avx2", "avx512"};
-
 /* Calls body(&h) once a kernel table. */
 static void on_every_kernel(void (*body)(cpu_harness *h)) {
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], k % 2 ? "2" : "3")) continue;
+    if (!harness_open(&h, harness_kernels[k], k % 2 ? "2" : "3")) continue;
     body(&h);
     harness_close(&h);
   }
