@@ -19,3 +19,14 @@ foreach(kernel generic avx2 avx2vnni)
                          SKIP_REGULAR_EXPRESSION "this machine can run")
   endif()
 endforeach()
+
+# Figures are taken by hand on a quiet machine; as a test it shows that they still can be.
+add_executable(attention_bench bench/attention_bench.c unit/cpu_harness.c)
+target_include_directories(attention_bench PRIVATE unit)
+target_link_libraries(attention_bench PRIVATE consort_options consort_scheduler consort_sdk
+  PkgConfig::CMOCKA ${CMAKE_DL_LIBS} m)
+set_target_properties(attention_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+add_dependencies(attention_bench consort_plugin_cpu)
+add_test(NAME attention_bench COMMAND attention_bench avx2 1025)
+set_tests_properties(attention_bench PROPERTIES LABELS bench TIMEOUT 60 SKIP_RETURN_CODE 77
+  ENVIRONMENT "CONSORT_TEST_PLUGINS=${CONSORT_PLUGIN_OUTPUT_DIR}")
