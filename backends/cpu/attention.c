@@ -9,11 +9,12 @@
 #include <math.h>
 #include <string.h>
 
-#define QUERIES    32
-#define TILE       CPU_ATTENTION_TILE
-#define SUM_FLOATS 8192 /* of all queries' outputs in one item */
-#define ROW_WIDTH  512  /* widest head of a layout that is not contiguous */
-#define ROW_TOKENS 8    /* of such a layout, converted at a time */
+#define QUERIES     32
+#define TILE        CPU_ATTENTION_TILE
+#define SUM_FLOATS  8192 /* of all queries' outputs in one item */
+#define ROUND_WIDTH 1024 /* of all query heads */
+#define ROW_WIDTH   512  /* widest head of a layout that is not contiguous */
+#define ROW_TOKENS  8    /* of such a layout, converted at a time */
 
 typedef struct attention_state {
   float largest[QUERIES];
@@ -27,8 +28,23 @@ typedef struct attention_state {
 
 /* ---- checks ---- */
 
+/* Whether items of many queries round them to bf16: never against a cache of float32; `auto` asks
+ * for as much work as it does of matmuls, whose smallest square matrix is 1,024 wide. */
+static bool rounds_to_bf16(const cs_plugin_device *device, const cs_op *op) {
+  const cs_tensor *q = &op->operands[1], *k = &op->operands[2];
+  if (device->bf16 == CPU_ROUND_NEVER || !device->kernels->bf16_attention ||
+      k->dtype == CS_DTYPE_F32)
+    return false;
+  if (cpu_attention_most(k->dims[3], op->operands[3].dims[3]) == 0) return false;
+  return device->bf16 == CPU_ROUND_ALWAYS || q->dims[1] * q->dims[2] >= ROUND_WIDTH;
+}
+
+/* Queries of one KV head in an item up to which the way for few is taken. */
+static uint64_t few_queries(uint64_t v_width) {
+  return SUM_FLOATS / v_width < QUERIES ? SUM_FLOATS / v_width : QUERIES;
+}
+
 static bool check_attention(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
-  (void)device;
   const cs_tensor *out = &op->operands[0], *q = &op->operands[1];
   const cs_tensor *k = &op->operands[2], *v = &op->operands[3], *table = &op->operands[4];
   const cs_tensor *sinks = &op->operands[7];
@@ -44,7 +60,8 @@ static bool check_attention(const cs_plugin_device *device, const cs_op *op, cs_
        (k->dims[3] > ROW_WIDTH || v->dims[3] > ROW_WIDTH)))
     return cpu_no(answer, "heads are too wide");
   const uint64_t n_seqs = cs_sdk_tensor_rows(table);
-  answer->error_class = CS_ERROR_F32;
+  const bool many = q->dims[0] * (q->dims[1] / k->dims[2]) > few_queries(v->dims[3]);
+  answer->error_class = many && rounds_to_bf16(device, op) ? CS_ERROR_HALF : CS_ERROR_F32;
   return cpu_check_rows(answer, "q", q, CS_DTYPE_F32, q->dims[0], q->dims[1] * q->dims[2]) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, q->dims[0],
                         out->dims[1] * out->dims[2]) &&
@@ -303,8 +320,10 @@ static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *er
     job.sinks = cpu_row_f32(&sinks, 0);
   }
   job.group = op->operands[1].dims[1] / job.k.n_heads;
-  const uint64_t fitting = SUM_FLOATS / job.v.width, most = cpu_attention_most(&job);
-  job.n_few = fitting < QUERIES ? fitting : QUERIES;
+  job.form = rounds_to_bf16(run->device, op) ? run->kernels->bf16_attention : &cpu_float_attention;
+  job.exact_keys = job.k.dtype == CS_DTYPE_BF16;
+  job.n_few = few_queries(job.v.width);
+  const uint64_t most = cpu_attention_most(job.k.width, job.v.width);
   job.n_queries = most > job.n_few ? most : job.n_few;
   uint64_t n_items = 0, keys = 0;
   for (uint64_t s = 0; s < job.n_seqs; s++) {

@@ -7,12 +7,14 @@
 
 #define CPU_ATTENTION_TILE 64 /* keys */
 /* Queries of an item that go the way for many, and the numbers that bound it. */
-#define CPU_MANY_QUERIES 96
+#define CPU_MANY_QUERIES 256
 #define CPU_MANY_WIDTH   256
-#define CPU_MANY_FLOATS  (96 * 128) /* of all queries, or of their outputs, in one item */
+#define CPU_MANY_FLOATS  (256 * 128) /* of all queries, or of their outputs, in one item */
 
 typedef struct attention_job {
   const cpu_kernels *kernels;
+  const cpu_attention_form *form; /* of many queries */
+  bool exact_keys;                /* K is bf16 in the cache */
   cpu_rows out;
   cpu_rows q;
   cpu_kv k;
@@ -63,8 +65,10 @@ static inline uint64_t attention_begin(const attention_item *item, uint64_t i) {
   return window && end > window ? end - window : 0;
 }
 
+extern const cpu_attention_form cpu_float_attention;
+
 /* Most queries of an item that cpu_attention_many can take with heads as wide as these. */
-uint64_t cpu_attention_most(const attention_job *job);
+uint64_t cpu_attention_most(uint64_t k_width, uint64_t v_width);
 void cpu_attention_many(const attention_item *item);
 
 #endif

@@ -1,7 +1,9 @@
 /* Attention for many queries, as two matmuls a tile of 64 keys. Sixteen queries are the lanes of a
  * vector: scores come as (key, query), so that the softmax never sums across a vector and its
- * weights are at once what the second product reads. K and V of a tile are made float32 and put
- * into panels of 8 keys and 8 columns, shared by all queries of the item.
+ * weights are at once what the second product reads. K and V of a tile are put into panels once for
+ * all queries of the item; in which numbers, and how they meet, is the form's: float32 below, pairs
+ * of bf16 in attention_bf16_avx512.c. A group of queries meets no key after the last one that it
+ * sees, up to a multiple of 8.
  *
  * A weight of zero does not keep NaN or infinity in V away from a query that may not see it, so a
  * tile that some queries see in part goes key by key where its V holds such a number. */
@@ -10,17 +12,17 @@
 #include <math.h>
 #include <string.h>
 
-#define TILE   CPU_ATTENTION_TILE
+#define TILE   CPU_FORM_TILE
 #define LANES  CPU_PANEL_COLUMNS
-#define ROWS   8 /* of a panel of keys, or of columns of V */
+#define ROWS   CPU_FORM_KEYS
 #define GROUPS (CPU_MANY_QUERIES / LANES)
 
 typedef struct many_state {
-  _Alignas(64) float q[CPU_MANY_FLOATS];            /* (groups, k_width, 16), scaled */
-  _Alignas(64) float sums[CPU_MANY_FLOATS];         /* (groups, v_width, 16) */
-  _Alignas(64) float keys[TILE * CPU_MANY_WIDTH];   /* panels (k_width, 8) */
-  _Alignas(64) float values[TILE * CPU_MANY_WIDTH]; /* panels (TILE, 8) of columns */
-  _Alignas(64) float rows[TILE * CPU_MANY_WIDTH];   /* of a tile, as they lie in the cache */
+  _Alignas(64) float q[CPU_MANY_FLOATS];    /* of a group: width x 16, as the form packs them */
+  _Alignas(64) float sums[CPU_MANY_FLOATS]; /* (groups, v_width rounded up to 16, 16) */
+  _Alignas(64) float keys[TILE * (CPU_MANY_WIDTH + 15)];
+  _Alignas(64) float values[TILE * (CPU_MANY_WIDTH + 15)];
+  _Alignas(64) float rows[TILE * CPU_MANY_WIDTH]; /* of a tile, as they lie in the cache */
   _Alignas(64) float scores[TILE * LANES];
   float largest[GROUPS * LANES];
   float total[GROUPS * LANES];
@@ -28,12 +30,74 @@ typedef struct many_state {
   uint64_t end[GROUPS * LANES];
 } many_state;
 
-uint64_t cpu_attention_most(const attention_job *job) {
-  const uint64_t width = job->k.width > job->v.width ? job->k.width : job->v.width;
+static uint64_t padded(uint64_t width) {
+  return (width + LANES - 1) / LANES * LANES;
+}
+
+uint64_t cpu_attention_most(uint64_t k_width, uint64_t v_width) {
+  const uint64_t width = padded(k_width > v_width ? k_width : v_width);
   if (width > CPU_MANY_WIDTH) return 0;
   const uint64_t groups = CPU_MANY_FLOATS / (LANES * width);
   return (groups < GROUPS ? groups : GROUPS) * LANES;
 }
+
+/* ---- float32: panels of 8 keys, and of 8 columns of V or those that are left ---- */
+
+static void float_queries(const float *rows, size_t n, size_t width, float *out) {
+  for (size_t j = 0; j < width; j++)
+    for (size_t i = 0; i < LANES; i++)
+      out[j * LANES + i] = i < n ? rows[i * width + j] : 0;
+}
+
+static void float_keys(const cpu_kernels *kernels, const float *rows, size_t n, size_t width,
+                       bool exact, float *out) {
+  (void)exact;
+  for (size_t t = 0; t < n; t += ROWS)
+    kernels->transpose8(rows + t * width, width, width, out + t * width);
+}
+
+static void float_values(const float *rows, size_t n, size_t width, float *out) {
+  for (size_t j = 0; j < width; j += ROWS, out += TILE * ROWS) {
+    const size_t columns = width - j < ROWS ? width - j : ROWS;
+    for (size_t t = 0; t < n; t++)
+      memcpy(out + t * columns, rows + t * width + j, columns * sizeof *out);
+  }
+}
+
+static void float_score(const cpu_kernels *kernels, const float *q, const float *keys, size_t n,
+                        size_t width, bool exact, float *scores) {
+  (void)exact;
+  memset(scores, 0, n * LANES * sizeof *scores);
+  for (size_t t = 0; t < n; t += ROWS)
+    kernels->float_tile[0](ROWS, keys + t * width, q, width, scores + t * LANES);
+}
+
+static bool float_soften(const cpu_kernels *kernels, float *scores, size_t n, float *largest,
+                         float *total, float *shrink) {
+  return kernels->soften(scores, n, largest, total, shrink);
+}
+
+static float float_weight(const float *scores, size_t key, size_t lane) {
+  return scores[key * LANES + lane];
+}
+
+static void float_mix(const cpu_kernels *kernels, const float *values, const float *scores,
+                      size_t n, size_t width, float *sums) {
+  for (size_t j = 0; j < width; j += ROWS, values += TILE * ROWS)
+    kernels->float_tile[0]((uint32_t)(width - j < ROWS ? width - j : ROWS), values, scores, n,
+                           sums + j * LANES);
+}
+
+const cpu_attention_form cpu_float_attention = {
+    .unit = 1,
+    .pack_queries = float_queries,
+    .pack_keys = float_keys,
+    .pack_values = float_values,
+    .score = float_score,
+    .soften = float_soften,
+    .weight = float_weight,
+    .mix = float_mix,
+};
 
 /* ---- queries ---- */
 
@@ -41,23 +105,34 @@ static uint64_t groups_of(const attention_item *item) {
   return (item->n + LANES - 1) / LANES;
 }
 
-/* Lanes past the last query see nothing. */
+/* Where a soft cap comes between scores and softmax, scores are powers of e until then. */
+static float query_unit(const attention_job *job) {
+  return job->soft_cap != 0 ? 1 : job->form->unit;
+}
+
+/* Lanes past the last query see what it sees, of queries of zero. */
 static void begin_queries(const attention_item *item, many_state *state) {
   const attention_job *job = item->job;
   const uint64_t width = job->k.width, n_groups = groups_of(item);
-  memset(state->q, 0, n_groups * width * LANES * sizeof *state->q);
-  memset(state->sums, 0, n_groups * job->v.width * LANES * sizeof *state->sums);
+  const float scale = job->scale * query_unit(job);
+  memset(state->sums, 0, n_groups * padded(job->v.width) * LANES * sizeof *state->sums);
   for (uint64_t i = 0; i < n_groups * LANES; i++) {
     const bool real = i < item->n;
-    state->begin[i] = real ? attention_begin(item, i) : 0;
-    state->end[i] = real ? attention_end(item, i) : 0;
-    state->largest[i] = real && job->sinks ? job->sinks[attention_head(item, i)] : -INFINITY;
-    state->total[i] = real && job->sinks ? 1 : 0;
+    state->begin[i] = attention_begin(item, real ? i : item->n - 1);
+    state->end[i] = attention_end(item, real ? i : item->n - 1);
+    state->largest[i] = -INFINITY;
+    state->total[i] = 0;
     if (!real) continue;
+    if (job->sinks) {
+      state->largest[i] = job->sinks[attention_head(item, i)] * job->form->unit;
+      state->total[i] = 1;
+    }
     const float *q = attention_row(item, &job->q, i, width);
-    float *to = state->q + i / LANES * width * LANES + i % LANES;
     for (uint64_t j = 0; j < width; j++)
-      to[j * LANES] = q[j] * job->scale;
+      state->rows[i % LANES * width + j] = q[j] * scale;
+    if (i % LANES == LANES - 1 || i == item->n - 1)
+      job->form->pack_queries(state->rows, i % LANES + 1, width,
+                              state->q + i / LANES * width * LANES);
   }
 }
 
@@ -66,7 +141,7 @@ static void end_queries(const attention_item *item, const many_state *state) {
   const uint64_t width = job->v.width;
   for (uint64_t i = 0; i < item->n; i++) {
     float *out = attention_row(item, &job->out, i, width);
-    const float *sums = state->sums + i / LANES * width * LANES + i % LANES;
+    const float *sums = state->sums + i / LANES * padded(width) * LANES + i % LANES;
     const float scale = 1 / state->total[i];
     for (uint64_t j = 0; j < width; j++)
       out[j] = sums[j * LANES] * scale;
@@ -75,10 +150,10 @@ static void end_queries(const attention_item *item, const many_state *state) {
 
 /* ---- a tile's keys and values ---- */
 
-/* Rows of positions begin to end - 1, float32; zeros up to the next multiple of 8. */
-static uint64_t load_rows(const attention_item *item, const cpu_kv *kv, uint64_t begin,
-                          uint64_t end, float *rows) {
-  const uint64_t n = end - begin, padded = (n + ROWS - 1) / ROWS * ROWS;
+/* Rows of positions begin to end - 1, float32; zeros up to the end of the tile. */
+static void load_rows(const attention_item *item, const cpu_kv *kv, uint64_t begin, uint64_t end,
+                      float *rows) {
+  const uint64_t n = end - begin;
   for (uint64_t t = 0; t < n; t++) {
     const uint64_t at = begin + t;
     cpu_kv_load(item->job->kernels, kv,
@@ -86,28 +161,7 @@ static uint64_t load_rows(const attention_item *item, const cpu_kv *kv, uint64_t
                           item->kv_head),
                 rows + t * kv->width);
   }
-  memset(rows + n * kv->width, 0, (padded - n) * kv->width * sizeof *rows);
-  return padded;
-}
-
-static void load_keys(const attention_item *item, many_state *state, uint64_t begin, uint64_t end) {
-  const uint64_t width = item->job->k.width;
-  const uint64_t n = load_rows(item, &item->job->k, begin, end, state->rows);
-  for (uint64_t t = 0; t < n; t += ROWS)
-    item->job->kernels->transpose8(state->rows + t * width, width, width, state->keys + t * width);
-}
-
-/* The columns of a panel are those that are left where fewer than 8 are. */
-static void load_values(const attention_item *item, many_state *state, uint64_t begin,
-                        uint64_t end) {
-  const uint64_t width = item->job->v.width;
-  const uint64_t n = load_rows(item, &item->job->v, begin, end, state->rows);
-  for (uint64_t j = 0; j < width; j += ROWS) {
-    const uint64_t columns = width - j < ROWS ? width - j : ROWS;
-    float *to = state->values + j * n;
-    for (uint64_t t = 0; t < n; t++)
-      memcpy(to + t * columns, state->rows + t * width + j, columns * sizeof *to);
-  }
+  memset(rows + n * kv->width, 0, (TILE - n) * kv->width * sizeof *rows);
 }
 
 static bool all_finite(const float *x, uint64_t n) {
@@ -117,80 +171,89 @@ static bool all_finite(const float *x, uint64_t n) {
   return sum == 0;
 }
 
-/* ---- a tile and sixteen queries ---- */
-
-static void score(const attention_job *job, const many_state *state, const float *q, uint64_t n,
-                  float *scores) {
-  memset(scores, 0, n * LANES * sizeof *scores);
-  for (uint64_t t = 0; t < n; t += ROWS)
-    job->kernels->float_tile[0](ROWS, state->keys + t * job->k.width, q, job->k.width,
-                                scores + t * LANES);
-  for (uint64_t i = 0; job->soft_cap != 0 && i < n * LANES; i++)
-    scores[i] = job->soft_cap * tanhf(scores[i] / job->soft_cap);
+/* Leaves the rows of V in state->rows. */
+static void load_tile(const attention_item *item, many_state *state, uint64_t begin, uint64_t end) {
+  const attention_job *job = item->job;
+  load_rows(item, &job->k, begin, end, state->rows);
+  job->form->pack_keys(job->kernels, state->rows, end - begin, job->k.width, job->exact_keys,
+                       state->keys);
+  load_rows(item, &job->v, begin, end, state->rows);
+  job->form->pack_values(state->rows, (end - begin + ROWS - 1) / ROWS * ROWS, job->v.width,
+                         state->values);
 }
 
-/* Takes from each query what it may not see. */
-static void mask(const uint64_t *begin, const uint64_t *end, uint64_t at, uint64_t n,
-                 float *scores) {
-  for (uint64_t t = 0; t < n; t++)
+/* ---- a tile and sixteen queries ---- */
+
+static void cap_scores(const attention_job *job, uint64_t n, float *scores) {
+  const float cap = job->soft_cap;
+  for (uint64_t i = 0; i < n * LANES; i++)
+    scores[i] = cap * job->form->unit * tanhf(scores[i] / cap);
+}
+
+/* Takes from each query what it may not see of the keys first to last - 1 of the tile. */
+static void mask(const uint64_t *begin, const uint64_t *end, uint64_t at, uint64_t first,
+                 uint64_t last, float *scores) {
+  for (uint64_t t = first; t < last; t++)
     for (uint64_t c = 0; c < LANES; c++)
       if (at + t < begin[c] || at + t >= end[c]) scores[t * LANES + c] = -INFINITY;
 }
 
-static void mix(const attention_job *job, const many_state *state, uint64_t n, float *sums) {
-  for (uint64_t j = 0; j < job->v.width; j += ROWS) {
-    const uint64_t left = job->v.width - j;
-    job->kernels->float_tile[0]((uint32_t)(left < ROWS ? left : ROWS), state->values + j * n,
-                                state->scores, n, sums + j * LANES);
-  }
-}
-
-/* As mix, but no weight of a key that a query does not see. */
+/* As the form's mix, but no weight of a key that a query does not see. */
 static void mix_seen(const attention_item *item, const many_state *state, uint64_t first,
                      uint64_t begin, uint64_t end, float *sums) {
   const uint64_t width = item->job->v.width;
   for (uint64_t c = 0; c < LANES; c++)
     for (uint64_t at = begin; at < end; at++) {
       if (at < state->begin[first + c] || at >= state->end[first + c]) continue;
-      const float weight = state->scores[(at - begin) * LANES + c];
+      const float weight = item->job->form->weight(state->scores, at - begin, c);
       for (uint64_t j = 0; j < width; j++)
         sums[j * LANES + c] += weight * state->rows[(at - begin) * width + j];
     }
 }
 
+static void scale_sums(uint64_t width, const float *shrink, float *sums) {
+  for (uint64_t j = 0; j < width; j++)
+    for (uint64_t c = 0; c < LANES; c++)
+      sums[j * LANES + c] *= shrink[c];
+}
+
+/* Queries come in the order of their positions: the first lane has the earliest begin and end. */
 static void run_group(const attention_item *item, many_state *state, uint64_t group, uint64_t begin,
                       uint64_t end, bool finite) {
   const attention_job *job = item->job;
-  const uint64_t first = group * LANES, n = (end - begin + ROWS - 1) / ROWS * ROWS;
-  float *sums = state->sums + group * job->v.width * LANES;
-  bool whole = n == end - begin, none = true;
-  for (uint64_t c = first; c < first + LANES; c++) {
-    whole = whole && state->begin[c] <= begin && state->end[c] >= end;
-    none = none && (state->begin[c] >= end || state->end[c] <= begin);
-  }
-  if (none) return;
-  score(job, state, state->q + group * job->k.width * LANES, n, state->scores);
-  if (!whole) mask(state->begin + first, state->end + first, begin, n, state->scores);
+  const cpu_attention_form *form = job->form;
+  const uint64_t *begins = state->begin + group * LANES, *ends = state->end + group * LANES;
+  if (begins[0] >= end || ends[LANES - 1] <= begin) return;
+  const uint64_t seen = ends[LANES - 1] < end ? ends[LANES - 1] : end;
+  const uint64_t n = (seen - begin + ROWS - 1) / ROWS * ROWS;
+  float *scores = state->scores, *sums = state->sums + group * padded(job->v.width) * LANES;
+  form->score(job->kernels, state->q + group * job->k.width * LANES, state->keys, n, job->k.width,
+              job->exact_keys, scores);
+  if (job->soft_cap != 0) cap_scores(job, n, scores);
+  const uint64_t hidden = begins[LANES - 1] > begin ? begins[LANES - 1] - begin : 0;
+  const uint64_t common = ends[0] > begin ? ends[0] - begin : 0;
+  mask(begins, ends, begin, 0, hidden < n ? hidden : n, scores);
+  if (common < n) mask(begins, ends, begin, common, n, scores);
   float shrink[LANES];
-  job->kernels->soften(state->scores, n, state->largest + first, state->total + first, shrink);
-  for (uint64_t j = 0; j < job->v.width; j++)
-    for (uint64_t c = 0; c < LANES; c++)
-      sums[j * LANES + c] *= shrink[c];
-  if (whole || finite)
-    mix(job, state, n, sums);
+  if (form->soften(job->kernels, scores, n, state->largest + group * LANES,
+                   state->total + group * LANES, shrink))
+    scale_sums(job->v.width, shrink, sums);
+  if (finite || (hidden == 0 && common >= n))
+    form->mix(job->kernels, state->values, scores, n, job->v.width, sums);
   else
-    mix_seen(item, state, first, begin, end, sums);
+    mix_seen(item, state, group * LANES, begin, seen, sums);
 }
 
 void cpu_attention_many(const attention_item *item) {
   many_state state;
   begin_queries(item, &state);
   const uint64_t last = attention_end(item, item->n - 1), width = item->job->v.width;
+  const uint64_t latest_begin = attention_begin(item, item->n - 1);
   for (uint64_t at = attention_begin(item, 0); at < last; at += TILE) {
     const uint64_t end = at + TILE < last ? at + TILE : last;
-    load_keys(item, &state, at, end);
-    load_values(item, &state, at, end);
-    const bool finite = end <= state.end[0] || all_finite(state.rows, (end - at) * width);
+    load_tile(item, &state, at, end);
+    const bool all_see = at >= latest_begin && end <= state.end[0];
+    const bool finite = all_see || all_finite(state.rows, (end - at) * width);
     for (uint64_t group = 0; group < groups_of(item); group++)
       run_group(item, &state, group, at, end, finite);
   }

@@ -23,6 +23,37 @@
 /* Rows of attention weights that share a pass over V. */
 #define CPU_MIX_ROWS 4
 
+/* Attention of many queries as two matmuls a tile of keys; attention_many.c says how. A group is 16
+ * queries, the lanes of a vector; n keys are a multiple of CPU_FORM_KEYS, at most a tile of
+ * CPU_FORM_TILE. Packed forms are the form's own: queries take width x 16 floats of memory at most,
+ * keys and values of a tile CPU_FORM_TILE x (width + 15) each. */
+#define CPU_FORM_KEYS 8
+#define CPU_FORM_TILE 64
+
+struct cpu_kernels;
+typedef struct cpu_attention_form {
+  float unit; /* scores are in powers of e to this: 1, or log2(e) for powers of 2 */
+  /* rows (n, width), at most 16: one group. Lanes past n are zero. */
+  void (*pack_queries)(const float *rows, size_t n, size_t width, float *out);
+  /* rows (CPU_FORM_TILE, width), zero past n. `exact`: the keys are bf16 numbers. */
+  void (*pack_keys)(const struct cpu_kernels *kernels, const float *rows, size_t n, size_t width,
+                    bool exact, float *out);
+  void (*pack_values)(const float *rows, size_t n, size_t width, float *out);
+  /* scores(n, 16) = keys * q */
+  void (*score)(const struct cpu_kernels *kernels, const float *q, const float *keys, size_t n,
+                size_t width, bool exact, float *scores);
+  /* One step of 16 online softmaxes: turns scores into weights, the form's own, relative to
+   * largest[16], which it raises where it must; adds them to total[16]. False: nothing was raised;
+   * else what was summed before has to be scaled by shrink[16], as total was. A score of -INFINITY
+   * counts for nothing. */
+  bool (*soften)(const struct cpu_kernels *kernels, float *scores, size_t n, float *largest,
+                 float *total, float *shrink);
+  float (*weight)(const float *scores, size_t key, size_t lane);
+  /* sums(width, 16) += transpose(values) * weights; sums has rows up to a multiple of 16. */
+  void (*mix)(const struct cpu_kernels *kernels, const float *values, const float *scores, size_t n,
+              size_t width, float *sums);
+} cpu_attention_form;
+
 typedef struct cpu_kernels {
   const char *name;
   const cpu_block_kernels *blocks;
@@ -36,6 +67,9 @@ typedef struct cpu_kernels {
    * r] holds elements 2i and 2i + 1. NULL where the table has none; see cpu_kernels_have_bf16. */
   void (*bf16_tile[2])(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
                        size_t n_pairs, float *out);
+
+  /* Products of bf16 pairs, for machines that can run bf16_tile; NULL where the table has none. */
+  const cpu_attention_form *bf16_attention;
 
   /* out[r * 4 + c] = sum over i of q[r][i] * k[c][i]; rows 1 to 6, always 4 keys, k[c] at
    * k + c * k_stride_bytes in the indexed float format. */
@@ -53,7 +87,7 @@ typedef struct cpu_kernels {
   /* One step of 16 online softmaxes over scores (n, 16): raises largest[16], turns scores into
    * exp(score - largest), adds them to total[16], scaled before by shrink[16] = exp(the old largest
    * - the new). A score of -INFINITY counts for nothing. */
-  void (*soften)(float *scores, size_t n, float *largest, float *total, float *shrink);
+  bool (*soften)(float *scores, size_t n, float *largest, float *total, float *shrink);
 
   /* The verification sum of n whole words, the first of which has this index. */
   uint64_t (*word_sum)(const unsigned char *bytes, uint64_t first, size_t n);
@@ -79,6 +113,8 @@ void cpu_bf16_tile_f16(uint32_t rows, const uint32_t *panel, const uint16_t *wei
                        size_t n_pairs, float *out);
 void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
                         size_t n_pairs, float *out);
+
+extern const cpu_attention_form cpu_bf16_attention;
 
 /* Whether the table's bf16_tile exists and this machine can run it. */
 bool cpu_kernels_have_bf16(const cpu_kernels *kernels);

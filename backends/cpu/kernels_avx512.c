@@ -264,8 +264,8 @@ static void transpose8(const float *x, size_t stride, size_t n, float *out) {
   cpu_transpose8_avx(x, stride, n, out);
 }
 
-static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
-  cpu_soften(scores, n, largest, total, shrink, exp_sum);
+static bool soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  return cpu_soften(scores, n, largest, total, shrink, exp_sum);
 }
 
 static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {
@@ -318,6 +318,7 @@ const cpu_kernels cpu_kernels_avx512 = {
     .blocks = &cpu_blocks_avx512,
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
     .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
+    .bf16_attention = &cpu_bf16_attention,
     .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
     .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
     .transpose8 = transpose8,

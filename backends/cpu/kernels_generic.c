@@ -97,8 +97,8 @@ static void transpose8(const float *x, size_t stride, size_t n, float *out) {
       out[i * 8 + r] = x[r * stride + i];
 }
 
-static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
-  cpu_soften(scores, n, largest, total, shrink, exp_sum);
+static bool soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  return cpu_soften(scores, n, largest, total, shrink, exp_sum);
 }
 
 static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {

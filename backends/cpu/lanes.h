@@ -216,8 +216,8 @@ static __attribute__((noinline)) float exp_sum(float *x, size_t n, float shift) 
   return sum[0];
 }
 
-static void soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
-  cpu_soften(scores, n, largest, total, shrink, exp_sum);
+static bool soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
+  return cpu_soften(scores, n, largest, total, shrink, exp_sum);
 }
 
 static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {

@@ -4,12 +4,13 @@
 #define CPU_SOFTEN_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "blocks.h"
 
 /* See cpu_kernels.soften; exp_sum is the table's. */
-static inline void cpu_soften(float *scores, size_t n, float *largest, float *total, float *shrink,
+static inline bool cpu_soften(float *scores, size_t n, float *largest, float *total, float *shrink,
                               float (*exp_sum)(float *x, size_t n, float shift)) {
   enum { LANES = CPU_PANEL_COLUMNS };
   float top[LANES], shift[LANES], sums[LANES];
@@ -34,6 +35,7 @@ static inline void cpu_soften(float *scores, size_t n, float *largest, float *to
       sums[c] += scores[t * LANES + c];
   for (size_t c = 0; c < LANES; c++)
     total[c] = total[c] * shrink[c] + sums[c];
+  return true;
 }
 
 #endif

@@ -49,15 +49,16 @@ static int compare(const void *a, const void *b) {
 typedef struct bench {
   cpu_harness harness;
   uint32_t dtype;
+  uint64_t n_tokens; /* of the planes */
   cs_tensor planes[2];
 } bench;
 
 static cs_tensor random_plane(bench *b) {
-  const uint64_t dims[4] = {CACHE_TOKENS / BLOCK, BLOCK, KV_HEADS, WIDTH};
+  const uint64_t dims[4] = {b->n_tokens / BLOCK, BLOCK, KV_HEADS, WIDTH};
   cs_tensor plane = harness_tensor(&b->harness, b->dtype, NULL, 0, 4, dims);
   plane.layout = CS_LAYOUT_KV_HEAD_MAJOR;
   void *data = harness_row(&b->harness, &plane, 0);
-  for (size_t i = 0; i < (size_t)CACHE_TOKENS * KV_HEADS * WIDTH; i++) {
+  for (size_t i = 0; i < b->n_tokens * KV_HEADS * WIDTH; i++) {
     const float x = (float)harness_uniform();
     if (b->dtype == CS_DTYPE_F32)
       ((float *)data)[i] = x;
@@ -141,7 +142,7 @@ static void bench_prefill(bench *b, uint64_t context) {
 /* All contexts that fit the planes, one after the other, against one read of the planes. */
 static void bench_decode(bench *b, uint64_t context) {
   call c = make_call(b, 1, context);
-  const size_t plane_bytes = cs_sdk_tensor_stride(&b->planes[0]) * (CACHE_TOKENS / BLOCK);
+  const size_t plane_bytes = cs_sdk_tensor_stride(&b->planes[0]) * (b->n_tokens / BLOCK);
   const cs_host_range ranges[2] = {{harness_row(&b->harness, &b->planes[0], 0), plane_bytes},
                                    {harness_row(&b->harness, &b->planes[1], 0), plane_bytes}};
   cs_host_reader *reader;
@@ -150,7 +151,7 @@ static void bench_decode(bench *b, uint64_t context) {
   for (int i = 0; i < PAIRS; i++) {
     double read_rate, seconds = 0;
     must(cs_host_reader_pass(reader, &read_rate, &error), "read");
-    for (uint64_t at = 0; at < CACHE_TOKENS; at += context)
+    for (uint64_t at = 0; at < b->n_tokens; at += context)
       seconds += run(b, &c, at / BLOCK);
     rates[i] = 2 * (double)plane_bytes / seconds;
     shares[i] = rates[i] / read_rate;
@@ -171,7 +172,7 @@ int main(int argc, char **argv) {
   const uint64_t longest = argc > 2 ? strtoull(argv[2], NULL, 10) : 8192;
   static const uint64_t prompts[] = {512, 1023, 1024, 1025, 2048, 4096, 8192};
   for (uint32_t dtype = CS_DTYPE_F32; dtype <= CS_DTYPE_BF16; dtype++) {
-    bench b = {.dtype = dtype};
+    bench b = {.dtype = dtype, .n_tokens = longest < 8192 ? longest + BLOCK : CACHE_TOKENS};
     if (!harness_open_rounding(&b.harness, kernel, THREADS, argc > 3 ? argv[3] : "auto")) {
       printf("this machine cannot run %s\n", kernel);
       return 77;

@@ -27,6 +27,6 @@ target_link_libraries(attention_bench PRIVATE consort_options consort_scheduler 
   PkgConfig::CMOCKA ${CMAKE_DL_LIBS} m)
 set_target_properties(attention_bench PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 add_dependencies(attention_bench consort_plugin_cpu)
-add_test(NAME attention_bench COMMAND attention_bench avx2 1025)
+add_test(NAME attention_bench COMMAND attention_bench avx2 512)
 set_tests_properties(attention_bench PROPERTIES LABELS bench TIMEOUT 60 SKIP_RETURN_CODE 77
   ENVIRONMENT "CONSORT_TEST_PLUGINS=${CONSORT_PLUGIN_OUTPUT_DIR}")

@@ -120,7 +120,7 @@ static void attend(const cached *c, const attention_case *a, uint64_t s, uint64_
                    uint64_t kv_head, const float *q, const float *sink, double *out) {
   const uint64_t window = a->params.window;
   const uint64_t begin = window && position + 1 > window ? position + 1 - window : 0;
-  double scores[512], largest = sink ? *sink : -INFINITY, total = 0;
+  double scores[N_BLOCKS * 128], largest = sink ? *sink : -INFINITY, total = 0;
   for (uint64_t t = begin; t <= position; t++) {
     double score = 0;
     for (uint64_t j = 0; j < c->k_width; j++)
@@ -143,7 +143,8 @@ static void attend(const cached *c, const attention_case *a, uint64_t s, uint64_
     out[j] /= total;
 }
 
-static void check_attention(cpu_harness *h, cached *c, const attention_case *a) {
+static void check_attention(cpu_harness *h, cached *c, const attention_case *a,
+                            uint32_t error_class) {
   const uint64_t n_heads = c->n_heads * a->group, n = a->rows[0] + a->rows[1] + 2;
   float *q = malloc(n * n_heads * c->k_width * sizeof *q), sinks[64];
   double *want = malloc(n * n_heads * c->v_width * sizeof *want);
@@ -165,6 +166,9 @@ static void check_attention(cpu_harness *h, cached *c, const attention_case *a) 
       integers(h, lengths, 3),
       NONE};
   if (a->with_sinks) operands[7] = harness_tensor(h, CS_DTYPE_F32, sinks, 0, 1, &n_heads);
+  cs_op_answer answer;
+  assert_true(harness_allows(h, CS_OP_ATTENTION_PAGED, operands, 8, &a->params, &answer));
+  assert_int_equal(answer.error_class, error_class);
   cs_error error = CS_ERROR_INIT;
   if (harness_run(h, CS_OP_ATTENTION_PAGED, operands, 8, &a->params, &error) != CS_OK)
     fail_msg("%s", error.message);
@@ -177,7 +181,10 @@ static void check_attention(cpu_harness *h, cached *c, const attention_case *a) 
     }
   const float *out = harness_row(h, &operands[0], 0);
   const double nmse = harness_nmse(want, out, (n - 2) * n_heads * c->v_width);
-  if (!(nmse <= CS_NMSE_LIMIT_F32)) fail_msg("NMSE %g", nmse);
+  const double limit = answer.error_class == CS_ERROR_HALF ? CS_NMSE_LIMIT_HALF : CS_NMSE_LIMIT_F32;
+  if (!(nmse <= limit))
+    fail_msg("NMSE %g, %llu rows of %llu wide heads", nmse, (unsigned long long)n,
+             (unsigned long long)c->k_width);
   const unsigned char *padding = harness_row(h, &operands[0], n - 2);
   for (uint64_t i = 0; i < 2 * n_heads * c->v_width * 4; i++)
     assert_int_equal(padding[i], 0xa5);
@@ -205,7 +212,7 @@ static void check_attention_cases(cpu_harness *h, uint32_t dtype, uint32_t layou
     cached c =
         make_cache(h, dtype, layout, cases[i].block_tokens, cases[i].n_heads, cases[i].k_width,
                    cases[i].v_width, cases[i].lengths[0], cases[i].lengths[1]);
-    check_attention(h, &c, &a);
+    check_attention(h, &c, &a, CS_ERROR_F32);
     free_cache(h, &c);
   }
 }
@@ -222,13 +229,65 @@ static void attention_agrees_with_float64(void **state) {
   }
 }
 
+/* What bf16 arithmetic serves: many queries on caches of 16 bits. The last case is wide enough for
+ * `auto` and has a long context; the others are not. */
+static void check_half_cases(cpu_harness *h, uint32_t dtype, bool always) {
+  static const struct {
+    uint64_t block_tokens, n_heads, k_width, v_width, lengths[2];
+    attention_case attention;
+  } cases[] = {
+      {16, 2, 8, 8, {70, 40}, {{70, 1}, 1, {.scale = 0.5f}, false}},
+      {16, 1, 64, 64, {17, 150}, {{17, 97}, 4, {.scale = 0.5f}, true}},
+      {32, 2, 33, 40, {130, 70}, {{130, 33}, 2, {.scale = 0.2f, .window = 24}, true}},
+      {16, 2, 80, 96, {33, 130}, {{5, 130}, 3, {.scale = 0.25f, .soft_cap = 3}, false}},
+      {16, 1, 128, 128, {1, 200}, {{1, 90}, 2, {.scale = 0.1f}, false}},
+      {16, 1, 256, 256, {1, 100}, {{1, 65}, 1, {.scale = 0.06f, .window = 40}, false}},
+      {128, 2, 64, 64, {1500, 1025}, {{37, 20}, 8, {.scale = 0.5f}, false}},
+  };
+  const size_t n = sizeof cases / sizeof *cases;
+  for (size_t i = 0; i < n; i++) {
+    attention_case a = cases[i].attention;
+    a.params.struct_size = sizeof a.params;
+    const uint32_t error_class =
+        dtype != CS_DTYPE_F32 && (always || i == n - 1) ? CS_ERROR_HALF : CS_ERROR_F32;
+    cached c = make_cache(h, dtype, CS_LAYOUT_KV_TOKEN_MAJOR + (uint32_t)i % 3,
+                          cases[i].block_tokens, cases[i].n_heads, cases[i].k_width,
+                          cases[i].v_width, cases[i].lengths[0], cases[i].lengths[1]);
+    check_attention(h, &c, &a, error_class);
+    free_cache(h, &c);
+  }
+}
+
+static bool machine_has_bf16(void) {
+  char line[8192];
+  bool has = false;
+  FILE *file = fopen("/proc/cpuinfo", "r");
+  while (file && !has && fgets(line, sizeof line, file))
+    has = strstr(line, " avx512_bf16") != NULL;
+  if (file) fclose(file);
+  return has;
+}
+
+static void many_queries_in_bf16_stay_within_their_class(void **state) {
+  (void)state;
+  if (!machine_has_bf16()) skip();
+  for (int always = 0; always < 2; always++) {
+    cpu_harness h;
+    assert_true(harness_open_rounding(&h, "avx512", "2", always ? "always" : "auto"));
+    for (uint32_t dtype = CS_DTYPE_F32; dtype <= CS_DTYPE_BF16; dtype++)
+      check_half_cases(&h, dtype, always);
+    harness_close(&h);
+  }
+}
+
 /* n rows of one sequence; NaN is in K and V of the last position. */
-static void check_nan(cpu_harness *h, uint64_t n) {
-  cached c = make_cache(h, CS_DTYPE_F32, CS_LAYOUT_KV_HEAD_MAJOR, 16, 1, 16, 16, n, 1);
+static void check_nan(cpu_harness *h, uint32_t dtype, uint64_t n) {
+  cached c = make_cache(h, dtype, CS_LAYOUT_KV_HEAD_MAJOR, 16, 1, 16, 16, n, 1);
+  const uint64_t bytes = 16 * cs_sdk_dtype_bytes(dtype, 1);
   const uint64_t last =
-      (uint64_t)c.table[0][(n - 1) / 16] * (16 * 16 * 4 + 64) + (n - 1) % 16 * 16 * 4;
+      (uint64_t)c.table[0][(n - 1) / 16] * (16 * bytes + 64) + (n - 1) % 16 * bytes;
   for (int plane = 0; plane < 2; plane++)
-    memset((char *)harness_row(h, &c.planes[plane], 0) + last, 0xff, 16 * 4);
+    memset((char *)harness_row(h, &c.planes[plane], 0) + last, 0xff, bytes);
   float *q = malloc(n * 16 * sizeof *q);
   assert_non_null(q);
   harness_fill(q, n * 16);
@@ -257,9 +316,11 @@ static void nan_at_a_later_position_reaches_nobody(void **state) {
   (void)state;
   for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, harness_kernels[k], "1")) continue;
-    check_nan(&h, 20);
-    check_nan(&h, 83); /* enough queries for the way of many */
+    if (!harness_open_rounding(&h, harness_kernels[k], "1", "always")) continue;
+    for (uint32_t dtype = CS_DTYPE_F32; dtype <= CS_DTYPE_BF16; dtype++) {
+      check_nan(&h, dtype, 20);
+      check_nan(&h, dtype, 83); /* enough queries for the way of many */
+    }
     harness_close(&h);
   }
 }
@@ -397,6 +458,7 @@ int main(void) {
   printf("seed %llu\n", (unsigned long long)harness_seed);
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(attention_agrees_with_float64),
+      cmocka_unit_test(many_queries_in_bf16_stay_within_their_class),
       cmocka_unit_test(nan_at_a_later_position_reaches_nobody),
       cmocka_unit_test(a_block_outside_the_cache_is_refused),
       cmocka_unit_test(the_wire_round_trips_between_layouts),
