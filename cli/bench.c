@@ -4,9 +4,11 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/setup.h"
 
@@ -18,6 +20,7 @@ typedef struct bench_flags {
   const char *path;
   const char *shape;
   const char *format;
+  const char *write_to;
   cli_placement placement;
   consort_bench_options bench;
   bool json;
@@ -88,6 +91,36 @@ static cs_status open_model(const bench_flags *flags, consort_runtime *runtime,
   return consort_model_open_shape(runtime, flags->shape, format, SHAPE_SEED, model, error);
 }
 
+static void show_written(void *user, uint64_t bytes_done, uint64_t bytes_total) {
+  cli_progress_show("writing weights", bytes_done, bytes_total, user);
+}
+
+static int write_model(const bench_flags *flags, const char *name, const consort_model *model) {
+  int last_percent = -1;
+  cs_error error = CS_ERROR_INIT;
+  if (consort_model_write(model, flags->write_to, isatty(STDERR_FILENO) ? show_written : NULL,
+                          &last_percent, &error) != CS_OK) {
+    cli_progress_clear(&last_percent);
+    return cli_library_error(name, &error);
+  }
+  if (flags->json)
+    return cli_print_json(json_pack("{so}", "written", cli_json_string(flags->write_to)));
+  printf("%s written to %s\n", name, flags->write_to);
+  return cli_finish_output();
+}
+
+static int measure_placed(const bench_flags *flags, const char *name, consort_runtime *runtime,
+                          consort_model *model) {
+  consort_session *session;
+  int status = cli_session_create(runtime, model, name, &flags->placement, &session);
+  if (status != CLI_DONE) return status;
+  const char *reason = consort_session_reason(session);
+  if (reason[0]) fprintf(stderr, "consort: plan: %s\n", reason);
+  status = measure(flags, name, session);
+  consort_session_destroy(session);
+  return status;
+}
+
 static int bench_model(const bench_flags *flags, consort_runtime *runtime) {
   char name[256];
   if (flags->path)
@@ -97,14 +130,8 @@ static int bench_model(const bench_flags *flags, consort_runtime *runtime) {
   cs_error error = CS_ERROR_INIT;
   consort_model *model;
   if (open_model(flags, runtime, &model, &error) != CS_OK) return cli_library_error(name, &error);
-  consort_session *session;
-  int status = cli_session_create(runtime, model, name, &flags->placement, &session);
-  if (status == CLI_DONE) {
-    const char *reason = consort_session_reason(session);
-    if (reason[0]) fprintf(stderr, "consort: plan: %s\n", reason);
-    status = measure(flags, name, session);
-    consort_session_destroy(session);
-  }
+  const int status = flags->write_to ? write_model(flags, name, model)
+                                     : measure_placed(flags, name, runtime, model);
   consort_model_close(model);
   return status;
 }
@@ -117,6 +144,8 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
        NULL},
       {"format", 0, CLI_OPTION_STRING, &flags->format, "FORMAT",
        "their number format, as in Q8_0, Q4_0, Q4_K_M, F16, BF16", 0, 0, NULL},
+      {"write", 0, CLI_OPTION_STRING, &flags->write_to, "FILE",
+       "write them as a GGUF file, for other programs, and measure nothing", 0, 0, NULL},
       CLI_PLACEMENT_OPTIONS(&flags->placement),
       {"n-prompt", 'p', CLI_OPTION_COUNT, &bench->n_prompt_tokens, "N", "prompt tokens (512)", 1,
        1 << 20, NULL},
@@ -131,8 +160,8 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
   const cli_operand operands[] = {{.name = "MODEL", .value = &flags->path, .optional = true}};
   const cli_syntax syntax = {
       .command = "bench",
-      .usage = "(MODEL | --shape NAME --format FORMAT) [--prefill DEV] [--decode DEV] [-p N] "
-               "[-n N] [...]",
+      .usage = "(MODEL | --shape NAME --format FORMAT [--write FILE]) [--prefill DEV] "
+               "[--decode DEV] [-p N] [-n N] [...]",
       .summary = "Measures prefill (ppN) and decode (tgN) in tokens per second, with the share of "
                  "the arithmetic peak\nand of the memory bandwidth measured in the same run.",
       .options = options,
@@ -143,6 +172,10 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
   if (!cli_options_parse(&syntax, argc, argv, status)) return false;
   if (!flags->path == !flags->shape) {
     *status = cli_usage_error("bench", "needs either MODEL or --shape NAME");
+    return false;
+  }
+  if (flags->write_to && !flags->shape) {
+    *status = cli_usage_error("bench", "--write needs --shape NAME");
     return false;
   }
   if (!flags->format) flags->format = "Q8_0";

@@ -65,5 +65,7 @@ cs_status cs_gguf_open_one(const char *path, cs_gguf **out, cs_error *error);
 
 /* CS_DTYPE_NONE for a tensor type that is not known. */
 uint32_t cs_gguf_type_dtype(uint32_t file_type);
+/* The other way; UINT32_MAX for a dtype that no GGUF tensor has. */
+uint32_t cs_gguf_type_of(uint32_t dtype);
 
 #endif

@@ -42,6 +42,12 @@ uint32_t cs_gguf_type_dtype(uint32_t file_type) {
   return find_tensor_type(file_type)->dtype;
 }
 
+uint32_t cs_gguf_type_of(uint32_t dtype) {
+  for (size_t i = 0; i < sizeof tensor_types / sizeof tensor_types[0]; i++)
+    if (tensor_types[i].dtype == dtype) return (uint32_t)i;
+  return UINT32_MAX;
+}
+
 const char *cs_gguf_type_name(uint32_t file_type) {
   return find_tensor_type(file_type)->name;
 }

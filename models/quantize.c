@@ -1,10 +1,7 @@
 /* Sizes follow from the choice of formats alone, so the head of the new file is written first and
- * tensors stream behind it, a batch of rows at a time: memory does not grow with the model. The
- * file is written beside its final place and renamed once it is on disk. */
+ * tensors stream behind it, a batch of rows at a time: memory does not grow with the model. */
 #include "models/quantize.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
@@ -12,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/dtype.h"
 #include "core/error.h"
@@ -22,6 +18,7 @@
 #include "models/gguf_internal.h"
 #include "models/gguf_writer.h"
 #include "models/huggingface.h"
+#include "models/new_file.h"
 #include "models/quantize_mix.h"
 #include "models/tokenizer_gguf.h"
 
@@ -46,8 +43,7 @@ typedef struct job {
   float *rope_factors; /* a table that the folder's configuration implies */
   output *outputs;
   size_t n_outputs;
-  FILE *file;
-  char *temporary;
+  cs_new_file file;
   cs_error *error;
 } job;
 
@@ -189,15 +185,8 @@ static bool skip_key(void *user, cs_gguf_string key) {
          ends_in(key, "general.quantization_version") || ends_in(key, "general.alignment");
 }
 
-static uint32_t gguf_type(uint32_t dtype) {
-  for (uint32_t type = 0; type < 64; type++)
-    if (cs_gguf_type_dtype(type) == dtype) return type;
-  return UINT32_MAX;
-}
-
 static cs_status write_bytes(job *j, const void *data, size_t bytes) {
-  if (bytes == 0 || fwrite(data, 1, bytes, j->file) == bytes) return CS_OK;
-  return cs_error_set(j->error, CS_IO, "%s: %s", j->temporary, strerror(errno));
+  return cs_new_file_write(&j->file, data, bytes, j->error);
 }
 
 static void tell_lack(const job *j, const char *what, const cs_error *why) {
@@ -252,7 +241,7 @@ static cs_status write_head(job *j) {
     cs_gguf_write_string(writer, "tokenizer.ggml.model", "none");
   for (size_t i = 0; i < j->n_outputs; i++) {
     const output *out = &j->outputs[i];
-    cs_gguf_write_tensor(writer, out->from.name, gguf_type(out->dtype), out->from.rank,
+    cs_gguf_write_tensor(writer, out->from.name, cs_gguf_type_of(out->dtype), out->from.rank,
                          out->from.dims, out->bytes);
   }
   if (status == CS_OK) status = cs_gguf_writer_finish(writer, &head, &bytes, j->error);
@@ -393,45 +382,19 @@ static cs_status write_tensors(job *j) {
                                         .done_bytes = done,
                                         .total_bytes = total};
     if (j->options->progress && j->options->progress(j->options->user, &report) != 0)
-      return cs_error_set(j->error, CS_CANCELLED, "%s: ended on request", j->temporary);
+      return cs_error_set(j->error, CS_CANCELLED, "%s: ended on request", j->file.temporary);
   }
   return CS_OK;
 }
 
 /* ---- file -------------------------------------------------------------------------------- */
 
-static cs_status open_temporary(job *j, const char *to) {
-  const size_t bytes = strlen(to) + 32;
-  j->temporary = malloc(bytes);
-  if (!j->temporary) return cs_error_set(j->error, CS_OUT_OF_MEMORY, "out of memory");
-  snprintf(j->temporary, bytes, "%s.partial-%ld", to, (long)getpid());
-  const int file = open(j->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  j->file = file >= 0 ? fdopen(file, "wb") : NULL;
-  if (j->file) return CS_OK;
-  const cs_status status = cs_error_set(j->error, CS_IO, "%s: %s", j->temporary, strerror(errno));
-  if (file >= 0) close(file);
-  return status;
-}
-
-/* Everything is on disk before the name is. */
-static cs_status finish_file(job *j, const char *to) {
-  bool written = fflush(j->file) == 0 && fsync(fileno(j->file)) == 0;
-  if (fclose(j->file) != 0) written = false;
-  j->file = NULL;
-  if (written && rename(j->temporary, to) == 0) return CS_OK;
-  const cs_status status = cs_error_set(j->error, CS_IO, "%s: %s", to, strerror(errno));
-  unlink(j->temporary);
-  return status;
-}
-
 static cs_status write_file(job *j, const char *to) {
-  cs_status status = open_temporary(j, to);
-  if (status != CS_OK) return status;
-  status = write_head(j);
+  cs_status status = cs_new_file_create(to, &j->file, j->error);
+  if (status == CS_OK) status = write_head(j);
   if (status == CS_OK) status = write_tensors(j);
-  if (status == CS_OK) return finish_file(j, to);
-  fclose(j->file);
-  unlink(j->temporary);
+  if (status == CS_OK) return cs_new_file_finish(&j->file, j->error);
+  cs_new_file_abandon(&j->file);
   return status;
 }
 
@@ -457,7 +420,6 @@ cs_status cs_quantize(const char *from, const char *to, const cs_quantize_option
   if (status == CS_OK) status = write_file(&j, to);
   free(j.outputs);
   free(j.rope_factors);
-  free(j.temporary);
   cs_gguf_close(j.source);
   return status;
 }

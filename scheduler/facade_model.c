@@ -5,6 +5,7 @@
 
 #include "core/dtype.h"
 #include "core/error.h"
+#include "models/model_write.h"
 #include "scheduler/facade.h"
 #include "scheduler/structs.h"
 
@@ -92,6 +93,15 @@ cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape, 
     snprintf((*out)->source, sizeof(*out)->source, "shape:%s:%s:%llu", shape, format,
              (unsigned long long)seed);
   return status;
+}
+
+cs_status consort_model_write(const consort_model *model, const char *path,
+                              void (*progress)(void *user, uint64_t bytes_done,
+                                               uint64_t bytes_total),
+                              void *progress_user, cs_error *error) {
+  if (!model->model)
+    return cs_error_set(error, CS_INVALID_ARGUMENT, "%s: a vocabulary alone is not written", path);
+  return cs_model_write(model->model, path, progress, progress_user, error);
 }
 
 void consort_model_close(consort_model *model) {

@@ -241,6 +241,15 @@ class Commands(unittest.TestCase):
                           *self.placed(), timeout=120)
         self.assertEqual(result["model"], "llama-tiny Q8_0")
 
+    def test_bench_writes_the_shape_as_a_file(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "tiny.gguf")
+            self.assertEqual(run_json("bench", "--shape", "llama-tiny", "--format", "Q4_K_M", "--write", path), {"written": path})
+            info = run_json("info", path)
+            self.assertEqual((info["name"], info["architecture"]), ("llama-tiny", "llama"))
+            tests = [r["test"] for r in run_json("bench", path, "-p", "16", "-n", "4", "-r", "1", *self.placed())["results"]]
+            self.assertEqual(tests, ["pp16", "tg4"])
+
     def test_plan_marks_the_candidate_that_it_chose(self) -> None:
         plan = run_json("plan", self.model, "--prompt-tokens", "64", "--output-tokens", "16")
         chosen = [c for c in plan["candidates"] if c["chosen"]]

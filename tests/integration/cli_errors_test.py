@@ -165,6 +165,7 @@ class Errors(unittest.TestCase):
             (["logits", "m", "--tokens", "1", "-o", "f", "--prefill", "a", "--decode", "b", "--split", "2"], ["--split"]),
             (["bench"], ["--shape"]),
             (["bench", "m", "--shape", "s"], ["--shape"]),
+            (["bench", "m", "--write", "f"], ["--write", "--shape"]),
             (["plan", "m", "--rate", "0"], ["--rate"]),
         ]
         cases += [(["run", "m", "-p", "x", "-n", n], ["-n", n]) for n in ("0", "-1", "x", "1.5", "99999999999999999999", "1 ")]
@@ -183,6 +184,9 @@ class Errors(unittest.TestCase):
     def test_a_bench_shape_that_is_none(self) -> None:
         self.refused(1, ["llama-zero"], "bench", "--shape", "llama-zero", "--format", "Q8_0")
         self.refused(1, ["Q9"], "bench", "--shape", "llama-tiny", "--format", "Q9")
+
+    def test_a_shape_that_cannot_be_written(self) -> None:
+        self.refused(1, ["/nowhere/f"], "bench", "--shape", "llama-tiny", "--write", "/nowhere/f")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 foreach(name models_gguf_test models_model_test models_forward_test models_tokenizer_test
              models_sampler_test models_kv_pool_test models_blocks_test
-             models_safetensors_test models_memory_test models_chat_test)
+             models_safetensors_test models_memory_test models_chat_test models_write_test)
   consort_add_unit_test(${name} consort_models)
 endforeach()
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)

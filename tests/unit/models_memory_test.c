@@ -13,6 +13,7 @@
 #include "models/forward.h"
 #include "models/kv_pool.h"
 #include "models/model.h"
+#include "models/model_write.h"
 #include "models/quantize.h"
 #include "models/sampler.h"
 #include "models/tokenizer.h"
@@ -92,6 +93,18 @@ static cs_status open_shape(const world *w, cs_error *error) {
   (void)w;
   cs_model *model;
   const cs_status status = cs_model_open_shape("llama-tiny", CS_DTYPE_Q4_0, 1, &model, error);
+  cs_model_release(model);
+  return status;
+}
+
+static cs_status write_shape(const world *w, cs_error *error) {
+  char out[80];
+  cs_model *model;
+  snprintf(out, sizeof out, "%s.shape", w->path);
+  cs_status status = cs_model_open_shape("llama-tiny", CS_DTYPE_Q4_0, 1, &model, error);
+  if (status != CS_OK) return status;
+  status = cs_model_write(model, out, NULL, NULL, error);
+  assert_int_equal(unlink(out), status == CS_OK ? 0 : -1);
   cs_model_release(model);
   return status;
 }
@@ -256,6 +269,7 @@ static void every_failed_allocation_is_reported(void **state) {
   remove_folder(&w);
   fail_each(&w, open_vocabulary, "open vocabulary", 10);
   fail_each(&w, open_shape, "open shape", 8);
+  fail_each(&w, write_shape, "write shape", 20);
   fail_each(&w, emit_forward, "forward", 5);
   fail_each(&w, encode, "encode", 8);
   fail_each(&w, draw, "draw", 1);

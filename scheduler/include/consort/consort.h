@@ -116,6 +116,13 @@ CONSORT_API cs_status consort_model_open_vocabulary(consort_runtime *runtime, co
 CONSORT_API cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape,
                                                const char *format, uint64_t seed,
                                                consort_model **out, cs_error *error);
+/* Writes a model of consort_model_open_shape as the GGUF file `path`, which appears complete or not
+ * at all: the same weights for another program to be measured on, with a tokenizer that encodes any
+ * text. progress is told after each weight; may be NULL. */
+CONSORT_API cs_status consort_model_write(const consort_model *model, const char *path,
+                                          void (*progress)(void *user, uint64_t bytes_done,
+                                                           uint64_t bytes_total),
+                                          void *progress_user, cs_error *error);
 CONSORT_API void consort_model_close(consort_model *model);
 
 typedef struct consort_model_info {
