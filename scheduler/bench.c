@@ -33,10 +33,11 @@
 
 /* ---- limits ---- */
 
-/* The arithmetic that a kernel for these weights would use. */
+/* The fastest arithmetic that a kernel for these weights might use: F16 weights are rounded to BF16
+ * where the cores multiply that. */
 static cs_host_arithmetic arithmetic_for(uint32_t dtype) {
-  if (dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16) return CS_HOST_F32;
-  return dtype == CS_DTYPE_BF16 ? CS_HOST_BF16 : CS_HOST_INT8;
+  if (dtype == CS_DTYPE_F32) return CS_HOST_F32;
+  return dtype == CS_DTYPE_BF16 || dtype == CS_DTYPE_F16 ? CS_HOST_BF16 : CS_HOST_INT8;
 }
 
 static cs_status measure_device(cs_device *device, uint32_t dtype, cs_bench_limits *limits,
@@ -96,6 +97,7 @@ typedef struct bench_test {
   int32_t *tokens; /* (n_prompt) */
   double *rates;   /* (n_repetitions), tokens a second */
   uint32_t n_repetitions;
+  bool measures_limits;
 } bench_test;
 
 /* Seeded ids anywhere in the vocabulary (xorshift64*, Vigna 2016). */
@@ -156,7 +158,8 @@ static void summarize(const bench_test *test, double *mean, double *deviation, d
   if (test->n_repetitions > 1) *deviation = sqrt(*deviation / (test->n_repetitions - 1));
 }
 
-/* Bytes of weights and KV that one token of the decode test reads. */
+/* Bytes of weights and KV that one token of the test reads; a step of prefill reads the weights
+ * once for all its tokens. */
 static double bytes_per_token(const bench_test *test) {
   const cs_model *model = test->session->model->model;
   double weights = 0;
@@ -164,10 +167,14 @@ static double bytes_per_token(const bench_test *test) {
     const cs_model_weight *weight = cs_model_weight_at(model, i);
     if (weight->usage & CS_USAGE_MATMUL) weights += (double)weight->bytes;
   }
-  if (!test->worker) return 0; /* its limits are not known either */
-  const uint32_t kv_dtype = cs_engine_get_options(cs_worker_engine(test->worker))->kv_dtype;
+  const cs_engine_options *options = cs_engine_get_options(cs_worker_engine(test->worker));
+  if (test->n_output == 1) {
+    const uint32_t n_steps = (test->n_prompt + options->n_batch - 1) / options->n_batch;
+    return weights * n_steps / test->n_prompt;
+  }
   const double n_keys = test->n_prompt + 0.5 * test->n_output;
-  return weights / test->n_batch + n_keys * (double)cs_model_kv_bytes_per_token(model, kv_dtype);
+  return weights / test->n_batch +
+         n_keys * (double)cs_model_kv_bytes_per_token(model, options->kv_dtype);
 }
 
 static double share(double value, double limit) {
@@ -224,23 +231,27 @@ static cs_status run_pairs(const bench_test *test, cs_bench_limits *limits,
   return CS_OK;
 }
 
-static void fill_result(const bench_test *test, cs_bench_limits *limits,
+static void fill_shares(const bench_test *test, double highest, cs_bench_limits *limits,
                         consort_bench_result *result) {
-  const double flop =
-      test->worker ? 2.0 * (double)cs_model_matmul_parameters(test->session->model->model) : 0;
-  const bool decodes = test->n_output > 1;
-  double highest;
-  summarize(test, &result->tokens_per_s, &result->stddev, &highest);
+  const double flop = 2.0 * (double)cs_model_matmul_parameters(test->session->model->model);
+  const double bytes = bytes_per_token(test);
   limits->flop_per_s = fmax(limits->flop_per_s, highest * flop);
   result->compute_flop_per_s = limits->flop_per_s;
   result->compute_fraction = share(result->tokens_per_s * flop, limits->flop_per_s);
-  if (decodes && isnan(result->bandwidth_fraction)) {
-    const double bytes = bytes_per_token(test);
+  if (isnan(result->bandwidth_fraction)) {
     limits->bytes_per_s = fmax(limits->bytes_per_s, highest * bytes);
     result->bandwidth_fraction = share(result->tokens_per_s * bytes, limits->bytes_per_s);
   }
   result->bandwidth_bytes_per_s = limits->bytes_per_s;
-  if (!decodes)
+}
+
+static void fill_result(const bench_test *test, cs_bench_limits *limits,
+                        consort_bench_result *result) {
+  double highest;
+  summarize(test, &result->tokens_per_s, &result->stddev, &highest);
+  if (test->measures_limits) fill_shares(test, highest, limits, result);
+  snprintf(result->device, sizeof result->device, "%s", test->device);
+  if (test->n_output == 1)
     snprintf(result->test, sizeof result->test, "pp%u", test->n_prompt);
   else if (test->n_batch == 1)
     snprintf(result->test, sizeof result->test, "tg%u", test->n_output - 1);
@@ -263,21 +274,21 @@ static cs_status run_test(bench_test *test, consort_bench_result *result, cs_err
   double warm_up;
   cs_status status = run_once(test, &warm_up, error);
   if (status != CS_OK) return status;
-  if (test->worker) status = init_limits(test, &limits, error);
+  if (test->measures_limits) status = init_limits(test, &limits, error);
   for (uint32_t i = 0; i < test->n_repetitions && status == CS_OK; i++) {
     status = run_once(test, &test->rates[i], error);
     if (status == CS_OK) status = cs_bench_limits_refresh(&limits, error);
   }
   *result = (consort_bench_result){.struct_size = sizeof *result,
                                    .bandwidth_fraction = NAN,
+                                   .compute_fraction = NAN,
+                                   .bandwidth_bytes_per_s = NAN,
+                                   .compute_flop_per_s = NAN,
                                    .bandwidth_fraction_low = NAN,
                                    .bandwidth_fraction_high = NAN};
   if (status == CS_OK && limits.reader && test->n_output > 1)
     status = run_pairs(test, &limits, result, error);
-  if (status == CS_OK) {
-    snprintf(result->device, sizeof result->device, "%s", test->device);
-    fill_result(test, &limits, result);
-  }
+  if (status == CS_OK) fill_result(test, &limits, result);
   cs_bench_limits_finish(&limits);
   return status;
 }
@@ -302,6 +313,7 @@ static cs_status run_tests(bench_test *test, const consort_bench_options *option
                            consort_bench_result results[2], cs_error *error) {
   consort_session *session = test->session;
   test->worker = session->two_stages ? session->prefill : session->decode;
+  test->measures_limits = test->worker && !options->skip_limits;
   test->device = session->prefill_name;
   test->n_prompt = options->n_prompt_tokens;
   test->n_output = 1;
@@ -309,6 +321,7 @@ static cs_status run_tests(bench_test *test, const consort_bench_options *option
   cs_status status = run_test(test, &results[0], error);
   if (status != CS_OK) return status;
   test->worker = session->decode;
+  test->measures_limits = test->worker && !options->skip_limits;
   test->device = session->decode_name;
   test->n_prompt = 1;
   test->n_output = options->n_output_tokens + 1; /* the first is prefill's */

@@ -34,8 +34,8 @@ _consort() {
     --shape)
       mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
     --format)
-      mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0" -- "$current"); return ;;
-    -o | --output | -f | --file | --against-model | --secret-file | --model)
+      mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0 Q4_K_M" -- "$current"); return ;;
+    -o | --output | -f | --file | --against-model | --secret-file | --model | --write)
       mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
   esac
 
@@ -53,8 +53,8 @@ _consort() {
     eval) options="-f --file --ctx --skip --windows $placement --compare --against-model
                    --against-prefill --against-decode --against-kv-dtype --nmse-limit --json" ;;
     quantize) options="-t --type --threads --json" ;;
-    bench) options="--shape --format $placement -p --n-prompt -n --n-output -b --batch
-                    -r --repetitions --json" ;;
+    bench) options="--shape --format --write $placement -p --n-prompt -n --n-output -b --batch
+                    -r --repetitions --no-limits --json" ;;
     plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot
                    --measure-again --json" ;;
     cts) options="--require --json --junit --html" ;;

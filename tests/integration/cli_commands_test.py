@@ -230,11 +230,19 @@ class Commands(unittest.TestCase):
             self.assertGreater(test["tokens_per_s"], 0)
         self.assertGreater(tests["pp16"]["compute_fraction"], 0)
         self.assertLess(tests["pp16"]["compute_fraction"], 1)
+        self.assertGreater(tests["pp16"]["bandwidth_fraction"], 0)
+        self.assertGreater(tests["tg4"]["compute_fraction"], 0)
         share = tests["tg4"]
         self.assertLess(0, share["bandwidth_fraction_low"])
         self.assertLessEqual(share["bandwidth_fraction_low"], share["bandwidth_fraction"])
         self.assertLessEqual(share["bandwidth_fraction"], share["bandwidth_fraction_high"])
         self.assertLessEqual(share["bandwidth_fraction_high"], 1)
+
+    def test_bench_without_limits_tells_rates_alone(self) -> None:
+        result = run_json("bench", self.model, "-p", "16", "-n", "4", "-r", "1", "--no-limits", *self.placed())
+        for test in result["results"]:
+            self.assertGreater(test["tokens_per_s"], 0)
+            self.assertEqual({v for k, v in test.items() if "fraction" in k or "_per_s" in k[7:]} - {test["tokens_per_s"]}, {None})
 
     def test_bench_makes_a_shape_in_memory(self) -> None:
         result = run_json("bench", "--shape", "llama-tiny", "--format", "Q8_0", "-p", "16", "-n", "4", "-r", "1",

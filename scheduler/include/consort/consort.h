@@ -521,7 +521,7 @@ typedef struct consort_bench_options {
   uint32_t n_output_tokens; /* 0: 128 */
   uint32_t n_batch;         /* sequences decoded at once; 0: 1 */
   uint32_t n_repetitions;   /* 0: 3 */
-  uint32_t reserved;
+  uint32_t skip_limits;     /* 1: rates alone; shares and limits become NaN */
 } consort_bench_options;
 
 typedef struct consort_bench_result {
