@@ -47,7 +47,7 @@ typedef struct cli_placement {
        .value = &(placement)->kv_dtype,                                                            \
        .argument = "TYPE",                                                                         \
        .help = "number format of the KV cache",                                                    \
-       .choices = "f32|f16|bf16|int8"},                                                            \
+       .choices = "f32|f16|bf16|fp8|int8"},                                                        \
       {.name = "fallback",                                                                         \
        .kind = CLI_OPTION_STRING,                                                                  \
        .value = &(placement)->fallback,                                                            \

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "consort/kv.h"
 #include "core/arena.h"
 #include "core/dtype.h"
 #include "core/error.h"
@@ -38,6 +39,12 @@ cs_status cs_value_bytes(const cs_value_info *value, uint64_t *bytes, cs_error *
     }
   }
   const cs_status status = cs_dtype_bytes(value->dtype, n, bytes);
+  const uint64_t scales =
+      cs_kv_block_scale_bytes(value->dtype, value->layout, value->rank, value->dims);
+  if (status == CS_OK && scales &&
+      (scales > UINT64_MAX / value->dims[0] ||
+       __builtin_add_overflow(*bytes, scales * value->dims[0], bytes)))
+    return cs_error_set(error, CS_OUT_OF_RANGE, "a KV plane of overflowing size");
   if (status == CS_OK) return CS_OK;
   return cs_error_set(error, status, "a value of %llu elements of dtype %u", (unsigned long long)n,
                       value->dtype);

@@ -1,6 +1,6 @@
 /* One table of formats. Block sizes are GGUF's: a block holds its scales and its weights, and a
  * row is a whole number of blocks. Conversions go through float32, which holds every value of the
- * 16-bit formats exactly. */
+ * smaller floats exactly. */
 #include "core/dtype.h"
 
 #include <stdbool.h>
@@ -43,11 +43,13 @@ cs_status cs_dtype_bytes(uint32_t dtype, uint64_t n_elements, uint64_t *bytes) {
 }
 
 static bool is_float(uint32_t dtype) {
-  return dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16 || dtype == CS_DTYPE_BF16;
+  return dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16 || dtype == CS_DTYPE_BF16 ||
+         dtype == CS_DTYPE_F8_E4M3;
 }
 
 static float load(uint32_t dtype, const void *from, size_t i) {
   if (dtype == CS_DTYPE_F32) return ((const float *)from)[i];
+  if (dtype == CS_DTYPE_F8_E4M3) return cs_f32_from_e4m3(((const uint8_t *)from)[i]);
   const uint16_t half = ((const uint16_t *)from)[i];
   return dtype == CS_DTYPE_F16 ? cs_f32_from_f16(half) : cs_f32_from_bf16(half);
 }
@@ -65,6 +67,7 @@ cs_status cs_dtype_convert(uint32_t to_dtype, void *to, uint32_t from_dtype, con
     if (to_dtype == CS_DTYPE_F32) ((float *)to)[i] = value;
     if (to_dtype == CS_DTYPE_F16) ((uint16_t *)to)[i] = cs_f16_from_f32(value);
     if (to_dtype == CS_DTYPE_BF16) ((uint16_t *)to)[i] = cs_bf16_from_f32(value);
+    if (to_dtype == CS_DTYPE_F8_E4M3) ((uint8_t *)to)[i] = cs_e4m3_from_f32(value);
   }
   return CS_OK;
 }

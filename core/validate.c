@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "consort/kv.h"
 #include "core/dtype.h"
 #include "core/error.h"
 
@@ -251,6 +252,8 @@ static uint64_t tensor_end(const cs_tensor *t) {
   for (uint32_t i = t->rank > 1 ? 1 : 0; i < t->rank; i++)
     columns *= t->dims[i];
   if (cs_dtype_bytes(t->dtype, columns, &row_bytes) != CS_OK) return UINT64_MAX;
+  const uint64_t scales = cs_kv_block_scale_bytes(t->dtype, t->layout, t->rank, t->dims);
+  if (__builtin_add_overflow(row_bytes, scales, &row_bytes)) return UINT64_MAX;
   const uint64_t rows = t->rank > 1 ? t->dims[0] : 1;
   const uint64_t stride = t->row_stride_bytes ? t->row_stride_bytes : row_bytes;
   if (__builtin_mul_overflow(rows - 1, stride, &span) ||

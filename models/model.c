@@ -11,6 +11,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "consort/kv.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "models/huggingface.h"
@@ -464,10 +465,11 @@ uint64_t cs_model_weight_bytes(const cs_model *model) {
 
 uint64_t cs_model_kv_bytes_per_token(const cs_model *model, uint32_t kv_dtype) {
   const cs_model_config *config = &model->config;
-  const uint64_t n_elements =
-      (uint64_t)config->n_layers * config->n_kv_heads * (config->k_width + config->v_width);
+  const uint64_t n_heads = (uint64_t)config->n_layers * config->n_kv_heads;
   uint64_t bytes;
-  return cs_dtype_bytes(kv_dtype, n_elements, &bytes) == CS_OK ? bytes : 0;
+  if (cs_dtype_bytes(kv_dtype, n_heads * (config->k_width + config->v_width), &bytes) != CS_OK)
+    return 0;
+  return bytes + 2 * n_heads * cs_kv_scale_bytes(kv_dtype);
 }
 
 const cs_tokenizer *cs_model_tokenizer(const cs_model *model) {

@@ -16,6 +16,7 @@
 #include "scheduler/facade.h"
 #include "scheduler/predict.h"
 #include "scheduler/structs.h"
+#include "scheduler/worker_build.h"
 
 #define MAX_DEVICES  32
 #define SPEC_BYTES   64
@@ -309,11 +310,10 @@ static cs_status read_workload(consort_plan *plan, const cs_model *model,
   workload->slo_ttft_ms = options->slo_ttft_ms;
   workload->slo_tpot_ms = options->slo_tpot_ms;
   workload->rate = options->rate;
-  const char *kv_name = options->kv_dtype ? options->kv_dtype : "f16";
-  const uint32_t kv_dtype =
-      strcmp(kv_name, "int8") == 0 ? CS_DTYPE_I8 : cs_dtype_from_name(kv_name);
-  if (kv_dtype == CS_DTYPE_NONE)
-    return cs_error_set(error, CS_NOT_FOUND, "KV format \"%s\" is not known", kv_name);
+  uint32_t kv_dtype;
+  const cs_status status =
+      cs_worker_kv_dtype(options->kv_dtype ? options->kv_dtype : "f16", &kv_dtype, error);
+  if (status) return status;
   plan->dtype = cs_dtype_from_name(cs_model_format(model));
   return read_costs(model, kv_dtype, &plan->costs, error);
 }

@@ -75,6 +75,7 @@ static void fill_operands(const cs_port *port, const port_slot *slot, uint32_t l
   cs_buffer *const wire = !slot ? NULL : slot->source ? slot->source : slot->wire;
   uint64_t wire_bytes = port->wire_bytes;
   if (wire && cs_buffer_bytes(wire) < wire_bytes) wire_bytes = cs_buffer_bytes(wire);
+  /* int8: bytes, scales included (kv.h) */
   const uint64_t n_elements = wire_bytes / cs_wire_element_bytes(port->wire.dtype);
   operands[0] = flat_tensor(wire, port->wire.dtype, 1, n_elements, 0);
   operands[1] = flat_tensor(slot ? slot->sum : NULL, CS_DTYPE_U64, 1, 1, 0);
@@ -311,7 +312,7 @@ static void convert_blocks(cs_port *port, port_slot *slot, bool to_wire) {
   uint8_t *const v_blocks = k_blocks + n_blocks * cs_wire_block_bytes(&k);
   uint8_t *const k_wire = slot->wire_host;
   uint8_t *const v_wire =
-      k_wire + (size_t)n * k.n_heads * k.width * cs_wire_element_bytes(port->wire.dtype);
+      k_wire + (size_t)n * k.n_heads * (size_t)cs_wire_row_bytes(port->wire.dtype, k.width);
   if (to_wire) {
     cs_wire_gather(&k, k_blocks, first, n, port->wire.dtype, k_wire);
     cs_wire_gather(&v, v_blocks, first, n, port->wire.dtype, v_wire);

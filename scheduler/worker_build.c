@@ -58,10 +58,12 @@ static cs_fallback_policy policy_of(uint32_t fallback) {
 cs_status cs_worker_kv_dtype(const char *name, uint32_t *dtype, cs_error *error) {
   *dtype = CS_DTYPE_NONE;
   if (!name) return CS_OK;
-  *dtype = strcmp(name, "int8") == 0 ? CS_DTYPE_I8 : cs_dtype_from_name(name);
-  if (cs_wire_element_bytes(*dtype) != 0) return CS_OK;
-  return cs_error_set(error, CS_INVALID_ARGUMENT, "KV dtype %s: there are f32, f16, bf16 and int8",
-                      name);
+  *dtype = strcmp(name, "int8") == 0  ? CS_DTYPE_I8
+           : strcmp(name, "fp8") == 0 ? CS_DTYPE_F8_E4M3
+                                      : cs_dtype_from_name(name);
+  if (cs_wire_is_kv_dtype(*dtype)) return CS_OK;
+  return cs_error_set(error, CS_INVALID_ARGUMENT,
+                      "KV dtype %s: there are f32, f16, bf16, fp8 and int8", name);
 }
 
 static uint32_t best_kv_dtype(const cs_device *device) {

@@ -18,10 +18,9 @@ struct cs_kv_cache {
 };
 
 uint64_t cs_cache_plane_bytes(const cs_cache_form *form, uint32_t v) {
-  uint64_t bytes = cs_wire_element_bytes(form->wire.dtype);
-  const uint64_t width = v ? form->wire.v_width : form->wire.k_width;
-  if (__builtin_mul_overflow(bytes, width, &bytes) ||
-      __builtin_mul_overflow(bytes, (uint64_t)form->wire.n_kv_heads, &bytes) ||
+  const uint32_t width = v ? form->wire.v_width : form->wire.k_width;
+  uint64_t bytes = cs_wire_row_bytes(form->wire.dtype, width);
+  if (__builtin_mul_overflow(bytes, (uint64_t)form->wire.n_kv_heads, &bytes) ||
       __builtin_mul_overflow(bytes, (uint64_t)form->block_tokens, &bytes) ||
       __builtin_mul_overflow(bytes, (uint64_t)form->n_blocks, &bytes))
     return UINT64_MAX;

@@ -110,8 +110,9 @@ static void score_keys(const attention_item *item, attention_state *state, uint6
 }
 
 /* All queries against n_keys neighbouring keys of one block. A short rest repeats its last key. */
-static void score_block(const attention_item *item, attention_state *state,
-                        const unsigned char *keys, uint64_t n_keys, uint64_t column) {
+static void score_block(const attention_item *item, attention_state *state, cpu_kv_row first_key,
+                        uint64_t n_keys, uint64_t column) {
+  unsigned char *keys = first_key.data;
   const attention_job *job = item->job;
   float rows[CPU_SCORE_KEYS][ROW_WIDTH];
   for (uint64_t t = 0; t < n_keys;) {
@@ -120,16 +121,21 @@ static void score_block(const attention_item *item, attention_state *state,
     size_t stride = n == 1 ? 0 : job->k.token_bytes;
     if (!job->k.contiguous) {
       for (uint64_t i = 0; i < n; i++)
-        cpu_kv_load(job->kernels, &job->k, keys + (t + i) * job->k.token_bytes, rows[i]);
+        cpu_kv_load(job->kernels, &job->k, (cpu_kv_row){keys + (t + i) * job->k.token_bytes, NULL},
+                    rows[i]);
       from = rows;
       stride = n == 1 ? 0 : sizeof rows[0];
     }
-    const uint32_t index = job->k.contiguous ? cpu_float_index(job->k.dtype) : 0;
+    const uint32_t index = job->k.contiguous ? cpu_kv_index(job->k.dtype) : 0;
     for (uint64_t i = 0; i < item->n; i += CPU_SCORE_ROWS)
       score_keys(item, state, i, item->n - i < CPU_SCORE_ROWS ? item->n - i : CPU_SCORE_ROWS, from,
                  index, stride, column + t, n);
     t += n;
   }
+  const size_t step = cpu_kv_scale_step(&job->k);
+  for (uint64_t i = 0; first_key.scale && i < item->n; i++)
+    for (uint64_t t = 0; t < n_keys; t++)
+      state->scores[i][column + t] *= first_key.scale[t * step];
 }
 
 /* ---- softmax ---- */
@@ -160,24 +166,39 @@ static void weigh_query(const attention_item *item, attention_state *state, uint
 
 /* ---- V ---- */
 
+/* weights(n, TILE) from `column` on, times the values' scales. */
+static const float *scale_weights(const cpu_kv *v, const float *scales, const float *weights,
+                                  uint64_t n, uint64_t n_keys, float *scaled) {
+  const size_t step = cpu_kv_scale_step(v);
+  for (uint64_t i = 0; i < n; i++)
+    for (uint64_t t = 0; t < n_keys; t++)
+      scaled[i * TILE + t] = weights[i * TILE + t] * scales[t * step];
+  return scaled;
+}
+
 /* Adds the share of n_keys neighbouring values of one block, whose weights begin at `column`, to n
  * queries from `first` on, all of which see all of them. */
 static void mix_block(const attention_item *item, attention_state *state, uint64_t first,
-                      uint64_t n, const unsigned char *values, uint64_t n_keys, uint64_t column) {
+                      uint64_t n, cpu_kv_row first_value, uint64_t n_keys, uint64_t column) {
   const attention_job *job = item->job;
   const uint64_t width = job->v.width;
+  unsigned char *values = first_value.data;
   float *sums = &state->sums[first * width];
   if (job->v.contiguous) {
-    job->kernels->mix_tile[cpu_float_index(job->v.dtype)](
-        (uint32_t)n, &state->scores[first][column], TILE, n_keys, values, job->v.token_bytes, width,
-        sums, width);
+    float scaled[CPU_MIX_ROWS * TILE];
+    const float *weights = &state->scores[first][column];
+    if (first_value.scale)
+      weights = scale_weights(&job->v, first_value.scale, weights, n, n_keys, scaled);
+    job->kernels->mix_tile[cpu_kv_index(job->v.dtype)]((uint32_t)n, weights, TILE, n_keys, values,
+                                                       job->v.token_bytes, width, sums, width);
     return;
   }
   float rows[ROW_TOKENS][ROW_WIDTH];
   for (uint64_t t = 0; t < n_keys; t += ROW_TOKENS) {
     const uint64_t left = n_keys - t, piece = left < ROW_TOKENS ? left : ROW_TOKENS;
     for (uint64_t i = 0; i < piece; i++)
-      cpu_kv_load(job->kernels, &job->v, values + (t + i) * job->v.token_bytes, rows[i]);
+      cpu_kv_load(job->kernels, &job->v, (cpu_kv_row){values + (t + i) * job->v.token_bytes, NULL},
+                  rows[i]);
     job->kernels->mix_tile[0]((uint32_t)n, &state->scores[first][column + t], TILE, piece, rows,
                               sizeof rows[0], width, sums, width);
   }
@@ -195,8 +216,7 @@ static bool sees_same(const attention_state *state, uint64_t a, uint64_t b, uint
 static void mix_piece(const attention_item *item, attention_state *state, uint64_t begin,
                       uint64_t end, uint64_t origin) {
   const cpu_kv *v = &item->job->v;
-  const unsigned char *values =
-      cpu_kv_at(v, (uint64_t)item->blocks[begin / v->block_tokens], 0, item->kv_head);
+  const uint64_t block = (uint64_t)item->blocks[begin / v->block_tokens];
   for (uint64_t i = 0; i < item->n;) {
     const uint64_t from = state->begin[i] > begin ? state->begin[i] : begin;
     const uint64_t to = state->end[i] < end ? state->end[i] : end;
@@ -204,8 +224,8 @@ static void mix_piece(const attention_item *item, attention_state *state, uint64
     while (n < CPU_MIX_ROWS && i + n < item->n && sees_same(state, i, i + n, begin, end))
       n++;
     if (from < to)
-      mix_block(item, state, i, n, values + from % v->block_tokens * v->token_bytes, to - from,
-                from - origin);
+      mix_block(item, state, i, n, cpu_kv_row_at(v, block, from % v->block_tokens, item->kv_head),
+                to - from, from - origin);
     i += n;
   }
 }
@@ -219,9 +239,10 @@ static void run_tile(const attention_item *item, attention_state *state, uint64_
   for (uint64_t at = begin; at < end;) {
     const uint64_t in_block = at % k->block_tokens, left = k->block_tokens - in_block;
     const uint64_t n = left < end - at ? left : end - at;
-    const unsigned char *keys =
-        cpu_kv_at(k, (uint64_t)item->blocks[at / k->block_tokens], in_block, item->kv_head);
-    score_block(item, state, keys, n, at - begin);
+    score_block(
+        item, state,
+        cpu_kv_row_at(k, (uint64_t)item->blocks[at / k->block_tokens], in_block, item->kv_head), n,
+        at - begin);
     at += n;
   }
   for (uint64_t i = 0; i < item->n; i++) {
@@ -321,7 +342,7 @@ static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *er
   }
   job.group = op->operands[1].dims[1] / job.k.n_heads;
   job.form = rounds_to_bf16(run->device, op) ? run->kernels->bf16_attention : &cpu_float_attention;
-  job.exact_keys = job.k.dtype == CS_DTYPE_BF16;
+  job.exact_keys = job.k.dtype == CS_DTYPE_BF16 || job.k.dtype == CS_DTYPE_F8_E4M3;
   job.n_few = few_queries(job.v.width);
   const uint64_t most = cpu_attention_most(job.k.width, job.v.width);
   job.n_queries = most > job.n_few ? most : job.n_few;

@@ -14,7 +14,7 @@
 typedef struct attention_job {
   const cpu_kernels *kernels;
   const cpu_attention_form *form; /* of many queries */
-  bool exact_keys;                /* K is bf16 in the cache */
+  bool exact_keys;                /* K holds bf16 numbers alone */
   cpu_rows out;
   cpu_rows q;
   cpu_kv k;

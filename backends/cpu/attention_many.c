@@ -157,8 +157,8 @@ static void load_rows(const attention_item *item, const cpu_kv *kv, uint64_t beg
   for (uint64_t t = 0; t < n; t++) {
     const uint64_t at = begin + t;
     cpu_kv_load(item->job->kernels, kv,
-                cpu_kv_at(kv, (uint64_t)item->blocks[at / kv->block_tokens], at % kv->block_tokens,
-                          item->kv_head),
+                cpu_kv_row_at(kv, (uint64_t)item->blocks[at / kv->block_tokens],
+                              at % kv->block_tokens, item->kv_head),
                 rows + t * kv->width);
   }
   memset(rows + n * kv->width, 0, (TILE - n) * kv->width * sizeof *rows);

@@ -10,13 +10,27 @@
 #include "consort/half.h"
 #include "vector.h"
 
-enum { F32, F16, BF16 };
+enum { F32, F16, BF16, F8, I8 };
 
 typedef __m256 lanes;
 #define N_LANES 8
 
+/* As f16 an e4m3 number has 8 less in its exponent; what would be infinity is NaN. */
+INLINE lanes widen_f8(__m128i bytes) {
+  const __m128i bits = _mm_cvtepi8_epi16(bytes);
+  const __m128i half = _mm_and_si128(_mm_slli_epi16(bits, 7), _mm_set1_epi16((short)0xbfff));
+  const __m256i magnitude = _mm256_and_si256(_mm256_cvtepi8_epi32(bytes), _mm256_set1_epi32(0x7f));
+  const __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f));
+  const __m256 value = _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256));
+  return _mm256_or_ps(value, _mm256_castsi256_ps(nan));
+}
+
 INLINE lanes load_lanes(const int format, const void *from, size_t i) {
   if (format == F32) return _mm256_loadu_ps((const float *)from + i);
+  if (format >= F8) {
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)((const uint8_t *)from + i));
+    return format == F8 ? widen_f8(bytes) : _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  }
   const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + i));
   if (format == F16) return _mm256_cvtph_ps(half);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
@@ -24,6 +38,8 @@ INLINE lanes load_lanes(const int format, const void *from, size_t i) {
 
 INLINE float load_one(const int format, const void *from, size_t i) {
   if (format == F32) return ((const float *)from)[i];
+  if (format == F8) return cs_f32_from_e4m3(((const uint8_t *)from)[i]);
+  if (format == I8) return ((const int8_t *)from)[i];
   const uint16_t half = ((const uint16_t *)from)[i];
   return format == F16 ? _cvtsh_ss(half) : cs_f32_from_bf16(half);
 }

@@ -88,8 +88,9 @@ static void fill_properties(const cs_plugin_instance *instance, uint32_t partiti
       .compute_domain = "host",
       .dtypes = CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) |
                 CS_DTYPE_BIT(CS_DTYPE_BF16) | block_dtypes(),
-      .kv_dtypes =
-          CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16),
+      .kv_dtypes = CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) |
+                   CS_DTYPE_BIT(CS_DTYPE_BF16) | CS_DTYPE_BIT(CS_DTYPE_F8_E4M3) |
+                   CS_DTYPE_BIT(CS_DTYPE_I8),
       .kv_layouts = CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) |
                     CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MAJOR) | CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MINOR),
       .kv_layout = CS_LAYOUT_KV_HEAD_MAJOR,

@@ -11,6 +11,9 @@
 
 /* Float formats by index: CS_DTYPE_F32, F16, BF16 in this order. */
 #define CPU_N_FLOATS 3
+/* KV formats by index: those, then CS_DTYPE_F8_E4M3 and I8, whose elements are taken as whole
+ * numbers: who calls brings in the scales. */
+#define CPU_N_KV 5
 
 /* Matmul tiles: a panel of up to 12 rows of x against a panel of 16 rows (columns of the result)
  * of weights. */
@@ -72,15 +75,15 @@ typedef struct cpu_kernels {
   const cpu_attention_form *bf16_attention;
 
   /* out[r * 4 + c] = sum over i of q[r][i] * k[c][i]; rows 1 to 6, always 4 keys, k[c] at
-   * k + c * k_stride_bytes in the indexed float format. */
-  void (*score_tile[CPU_N_FLOATS])(uint32_t rows, const float *const *q, const void *k,
-                                   size_t k_stride_bytes, size_t n, float *out);
+   * k + c * k_stride_bytes in the indexed KV format. */
+  void (*score_tile[CPU_N_KV])(uint32_t rows, const float *const *q, const void *k,
+                               size_t k_stride_bytes, size_t n, float *out);
 
   /* out[r][j] += sum over t of p[r * p_stride + t] * v[t][j]; rows 1 to 4, out rows out_stride
-   * floats apart, v[t] at v + t * v_stride_bytes in the indexed float format. */
-  void (*mix_tile[CPU_N_FLOATS])(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,
-                                 const void *v, size_t v_stride_bytes, size_t width, float *out,
-                                 size_t out_stride);
+   * floats apart, v[t] at v + t * v_stride_bytes in the indexed KV format. */
+  void (*mix_tile[CPU_N_KV])(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,
+                             const void *v, size_t v_stride_bytes, size_t width, float *out,
+                             size_t out_stride);
 
   /* out[i * 8 + r] = x[r * stride + i] for 8 rows and i < n. */
   void (*transpose8)(const float *x, size_t stride, size_t n, float *out);
@@ -99,8 +102,8 @@ typedef struct cpu_kernels {
   double (*sum_squares)(const float *x, size_t n);
   /* out = x * scale * weight */
   void (*scale_mul)(float *out, const float *x, float scale, const float *weight, size_t n);
-  void (*to_f32[CPU_N_FLOATS])(float *out, const void *x, size_t n);
-  void (*from_f32[CPU_N_FLOATS])(void *out, const float *x, size_t n);
+  void (*to_f32[CPU_N_KV])(float *out, const void *x, size_t n);
+  void (*from_f32[CPU_N_KV - 1])(void *out, const float *x, size_t n); /* not to I8 */
 } cpu_kernels;
 
 extern const cpu_kernels cpu_kernels_generic;

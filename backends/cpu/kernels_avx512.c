@@ -11,11 +11,25 @@
 #include "transpose_avx.h"
 #include "word_sum.h"
 
-enum { F32, F16, BF16 };
+enum { F32, F16, BF16, F8, I8 };
+
+/* As f16 an e4m3 number has 8 less in its exponent; what would be infinity is NaN. */
+INLINE __m512 widen_f8(__m128i bytes) {
+  const __m256i bits = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
+  const __m256i half = _mm256_and_si256(bits, _mm256_set1_epi16((short)0xbfff));
+  const __m512 value = _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256));
+  const __m128i magnitude = _mm_and_si128(bytes, _mm_set1_epi8(0x7f));
+  const __mmask16 nan = _mm_cmpeq_epi8_mask(magnitude, _mm_set1_epi8(0x7f));
+  return _mm512_mask_mov_ps(value, nan, _mm512_set1_ps(NAN));
+}
 
 /* 16 elements from index i on; those not in the mask are zero. */
 INLINE __m512 load16(const int format, const void *from, size_t i, __mmask16 mask) {
   if (format == F32) return _mm512_maskz_loadu_ps(mask, (const float *)from + i);
+  if (format >= F8) {
+    const __m128i bytes = _mm_maskz_loadu_epi8(mask, (const uint8_t *)from + i);
+    return format == F8 ? widen_f8(bytes) : _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  }
   const __m256i half = _mm256_maskz_loadu_epi16(mask, (const uint16_t *)from + i);
   if (format == F16) return _mm512_cvtph_ps(half);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
@@ -172,11 +186,13 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
   }
 }
 
-#define FLOAT_KERNELS(name, format)                                                                \
+#define FLOAT_TILE(name, format)                                                                   \
   static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
                                 float *out) {                                                      \
     float_tile(format, rows, panel, weights, n, out);                                              \
-  }                                                                                                \
+  }
+
+#define KV_KERNELS(name, format)                                                                   \
   static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
                                 size_t w_stride, size_t n, float *out) {                           \
     score_tile(format, rows, x, w, w_stride, n, out);                                              \
@@ -193,9 +209,14 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
     }                                                                                              \
   }
 
-FLOAT_KERNELS(f32, F32)
-FLOAT_KERNELS(f16, F16)
-FLOAT_KERNELS(bf16, BF16)
+FLOAT_TILE(f32, F32)
+FLOAT_TILE(f16, F16)
+FLOAT_TILE(bf16, BF16)
+KV_KERNELS(f32, F32)
+KV_KERNELS(f16, F16)
+KV_KERNELS(bf16, BF16)
+KV_KERNELS(f8, F8)
+KV_KERNELS(i8, I8)
 
 static void from_f32_f32(void *out, const float *x, size_t n) {
   memmove(out, x, n * sizeof *x);
@@ -225,6 +246,11 @@ static void from_f32_bf16(void *out, const float *x, size_t n) {
         _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)); /* quiet NaN */
     _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, _mm512_cvtepi32_epi16(half));
   }
+}
+
+static void from_f32_f8(void *out, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    ((uint8_t *)out)[i] = cs_e4m3_from_f32(x[i]);
 }
 
 /* ---- rows ---- */
@@ -319,8 +345,8 @@ const cpu_kernels cpu_kernels_avx512 = {
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
     .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
     .bf16_attention = &cpu_bf16_attention,
-    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
-    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16, score_tile_f8, score_tile_i8},
+    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16, mix_tile_f8, mix_tile_i8},
     .transpose8 = transpose8,
     .soften = soften,
     .word_sum = word_sum,
@@ -329,6 +355,6 @@ const cpu_kernels cpu_kernels_avx512 = {
     .add = add,
     .sum_squares = sum_squares,
     .scale_mul = scale_mul,
-    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16},
-    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16},
+    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16, to_f32_f8, to_f32_i8},
+    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16, from_f32_f8},
 };

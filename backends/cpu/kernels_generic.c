@@ -22,8 +22,16 @@ static inline float load_bf16(const void *from, size_t i) {
   return cs_f32_from_bf16(((const uint16_t *)from)[i]);
 }
 
-/* One definition a format of everything that reads it. */
-#define FLOAT_KERNELS(format)                                                                      \
+static inline float load_f8(const void *from, size_t i) {
+  return cs_f32_from_e4m3(((const uint8_t *)from)[i]);
+}
+
+static inline float load_i8(const void *from, size_t i) {
+  return ((const int8_t *)from)[i];
+}
+
+/* One definition a format of everything that reads it: of matmul tiles, ... */
+#define FLOAT_TILE(format)                                                                         \
   static void float_tile_##format(uint32_t rows, const float *panel, const void *weights,          \
                                   size_t n, float *out) {                                          \
     for (uint32_t r = 0; r < rows; r++) {                                                          \
@@ -34,7 +42,10 @@ static inline float load_bf16(const void *from, size_t i) {
       for (size_t c = 0; c < CPU_PANEL_COLUMNS; c++)                                               \
         out[r * CPU_PANEL_COLUMNS + c] += sums[c];                                                 \
     }                                                                                              \
-  }                                                                                                \
+  }
+
+/* ... and of KV. */
+#define KV_KERNELS(format)                                                                         \
   static void score_tile_##format(uint32_t rows, const float *const *q, const void *k,             \
                                   size_t k_stride_bytes, size_t n, float *out) {                   \
     for (uint32_t r = 0; r < rows; r++)                                                            \
@@ -62,9 +73,14 @@ static inline float load_bf16(const void *from, size_t i) {
       out[i] = load_##format(x, i);                                                                \
   }
 
-FLOAT_KERNELS(f32)
-FLOAT_KERNELS(f16)
-FLOAT_KERNELS(bf16)
+FLOAT_TILE(f32)
+FLOAT_TILE(f16)
+FLOAT_TILE(bf16)
+KV_KERNELS(f32)
+KV_KERNELS(f16)
+KV_KERNELS(bf16)
+KV_KERNELS(f8)
+KV_KERNELS(i8)
 
 static void from_f32_f32(void *out, const float *x, size_t n) {
   memmove(out, x, n * sizeof *x);
@@ -78,6 +94,11 @@ static void from_f32_f16(void *out, const float *x, size_t n) {
 static void from_f32_bf16(void *out, const float *x, size_t n) {
   for (size_t i = 0; i < n; i++)
     ((uint16_t *)out)[i] = cs_bf16_from_f32(x[i]);
+}
+
+static void from_f32_f8(void *out, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    ((uint8_t *)out)[i] = cs_e4m3_from_f32(x[i]);
 }
 
 /* ---- rows ---- */
@@ -131,8 +152,8 @@ const cpu_kernels cpu_kernels_generic = {
     .name = "generic",
     .blocks = &cpu_blocks_generic,
     .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
-    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},
-    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16},
+    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16, score_tile_f8, score_tile_i8},
+    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16, mix_tile_f8, mix_tile_i8},
     .transpose8 = transpose8,
     .soften = soften,
     .word_sum = word_sum,
@@ -141,6 +162,6 @@ const cpu_kernels cpu_kernels_generic = {
     .add = add,
     .sum_squares = sum_squares,
     .scale_mul = scale_mul,
-    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16},
-    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16},
+    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16, to_f32_f8, to_f32_i8},
+    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16, from_f32_f8},
 };

@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "consort/half.h"
+#include "consort/kv.h"
 
 #define KV_MAX_WIDTH 4096
 
@@ -13,95 +13,92 @@ bool cpu_check_kv(cs_op_answer *answer, const char *name, const cs_tensor *tenso
   if (tensor->layout != CS_LAYOUT_KV_TOKEN_MAJOR && tensor->layout != CS_LAYOUT_KV_HEAD_MAJOR &&
       tensor->layout != CS_LAYOUT_KV_HEAD_MINOR)
     return cpu_no(answer, "%s has layout %u", name, tensor->layout);
-  if (!cpu_is_float(tensor->dtype)) return cpu_no(answer, "%s has dtype %u", name, tensor->dtype);
+  if (!cpu_is_kv(tensor->dtype)) return cpu_no(answer, "%s has dtype %u", name, tensor->dtype);
   if (tensor->rank != 4 || tensor->dims[1] == 0 || tensor->dims[2] == 0 || tensor->dims[3] == 0)
     return cpu_no(answer, "%s is not (n_blocks, block_tokens, n_heads, width)", name);
   if (tensor->dims[3] > KV_MAX_WIDTH)
     return cpu_no(answer, "%s is %llu wide", name, (unsigned long long)tensor->dims[3]);
+  if (tensor->dtype != CS_DTYPE_I8) return true;
+  if (tensor->layout == CS_LAYOUT_KV_HEAD_MINOR)
+    return cpu_no(answer, "%s: int8 in layout %u", name, tensor->layout);
+  if (tensor->dims[3] % 4 != 0 || tensor->row_stride_bytes % 4 != 0)
+    return cpu_no(answer, "%s: int8 rows of %llu are not whole words", name,
+                  (unsigned long long)tensor->dims[3]);
   return true;
+}
+
+/* The strides of a plane whose data, dims, dtype and block_bytes are set. */
+static void set_strides(cpu_kv *kv, uint32_t layout) {
+  const size_t bytes = cpu_kv_bytes(kv->dtype);
+  kv->contiguous = layout != CS_LAYOUT_KV_HEAD_MINOR;
+  kv->element_bytes = kv->contiguous ? bytes : kv->n_heads * bytes;
+  kv->token_bytes = kv->n_heads * kv->width * bytes;
+  kv->head_bytes = kv->contiguous ? kv->width * bytes : bytes;
+  if (layout == CS_LAYOUT_KV_HEAD_MAJOR) {
+    kv->token_bytes = kv->width * bytes;
+    kv->head_bytes = kv->block_tokens * kv->width * bytes;
+  }
+  if (cs_kv_scale_bytes(kv->dtype)) kv->scales_at = kv->block_tokens * kv->n_heads * kv->width;
 }
 
 cpu_kv cpu_kv_of(const cs_tensor *tensor) {
   cpu_kv kv = {.data = tensor->memory->data + tensor->offset_bytes,
                .block_bytes = cs_sdk_tensor_stride(tensor),
-               .element_bytes = cpu_float_bytes(tensor->dtype),
                .n_blocks = tensor->dims[0],
                .block_tokens = tensor->dims[1],
                .n_heads = tensor->dims[2],
                .width = tensor->dims[3],
-               .dtype = tensor->dtype,
-               .contiguous = tensor->layout != CS_LAYOUT_KV_HEAD_MINOR};
-  const size_t bytes = kv.element_bytes;
-  if (tensor->layout == CS_LAYOUT_KV_TOKEN_MAJOR) {
-    kv.token_bytes = kv.n_heads * kv.width * bytes;
-    kv.head_bytes = kv.width * bytes;
-  } else if (tensor->layout == CS_LAYOUT_KV_HEAD_MAJOR) {
-    kv.token_bytes = kv.width * bytes;
-    kv.head_bytes = kv.block_tokens * kv.width * bytes;
-  } else {
-    kv.token_bytes = kv.n_heads * kv.width * bytes;
-    kv.head_bytes = bytes;
-    kv.element_bytes = kv.n_heads * bytes;
-  }
+               .dtype = tensor->dtype};
+  set_strides(&kv, tensor->layout);
   return kv;
+}
+
+static size_t row_bytes(const cpu_kv *kv) {
+  return kv->width * cpu_kv_bytes(kv->dtype) + cs_kv_scale_bytes(kv->dtype);
 }
 
 /* ---- one row, in any format ---- */
 
-static void load_row(const cpu_kernels *kernels, uint32_t dtype, const void *from, size_t width,
-                     float *out) {
-  kernels->to_f32[cpu_float_index(dtype)](out, from, width);
-}
-
-void cpu_kv_load(const cpu_kernels *kernels, const cpu_kv *kv, const unsigned char *from,
-                 float *out) {
-  if (kv->contiguous) {
-    load_row(kernels, kv->dtype, from, kv->width, out);
+void cpu_kv_load(const cpu_kernels *kernels, const cpu_kv *kv, cpu_kv_row from, float *out) {
+  if (!kv->contiguous) {
+    for (uint64_t j = 0; j < kv->width; j++)
+      kernels->to_f32[cpu_kv_index(kv->dtype)](&out[j], from.data + j * kv->element_bytes, 1);
     return;
   }
-  for (uint64_t j = 0; j < kv->width; j++)
-    kernels->to_f32[cpu_float_index(kv->dtype)](&out[j], from + j * kv->element_bytes, 1);
+  kernels->to_f32[cpu_kv_index(kv->dtype)](out, from.data, kv->width);
+  const float scale = from.scale ? *from.scale : 1;
+  for (uint64_t j = 0; from.scale && j < kv->width; j++)
+    out[j] *= scale;
 }
 
-void cpu_kv_store(const cpu_kernels *kernels, const cpu_kv *kv, unsigned char *to, const float *x) {
-  if (kv->contiguous) {
-    kernels->from_f32[cpu_float_index(kv->dtype)](to, x, kv->width);
+void cpu_kv_store(const cpu_kernels *kernels, const cpu_kv *kv, cpu_kv_row to, const float *x) {
+  if (to.scale) {
+    *to.scale = cs_kv_i8_from_f32((int8_t *)to.data, x, kv->width);
+  } else if (kv->contiguous) {
+    kernels->from_f32[cpu_kv_index(kv->dtype)](to.data, x, kv->width);
+  } else {
+    for (uint64_t j = 0; j < kv->width; j++)
+      kernels->from_f32[cpu_kv_index(kv->dtype)](to.data + j * kv->element_bytes, &x[j], 1);
+  }
+}
+
+/* A row from one plane to another; equal formats keep every bit. */
+static void move_row(const cpu_kernels *kernels, const cpu_kv *to_plane, cpu_kv_row to,
+                     const cpu_kv *from_plane, cpu_kv_row from) {
+  const size_t bytes = cpu_kv_bytes(to_plane->dtype);
+  if (to_plane->dtype != from_plane->dtype) {
+    float row[KV_MAX_WIDTH];
+    cpu_kv_load(kernels, from_plane, from, row);
+    cpu_kv_store(kernels, to_plane, to, row);
     return;
   }
-  for (uint64_t j = 0; j < kv->width; j++)
-    kernels->from_f32[cpu_float_index(kv->dtype)](to + j * kv->element_bytes, &x[j], 1);
-}
-
-/* Cache row <- a contiguous row of `dtype`; equal formats keep every bit. */
-static void store_row(const cpu_kernels *kernels, const cpu_kv *kv, unsigned char *to,
-                      uint32_t dtype, const void *from) {
-  const size_t bytes = cpu_float_bytes(dtype);
-  if (dtype != kv->dtype) {
-    float row[KV_MAX_WIDTH];
-    load_row(kernels, dtype, from, kv->width, row);
-    cpu_kv_store(kernels, kv, to, row);
-  } else if (kv->contiguous) {
-    memcpy(to, from, kv->width * bytes);
-  } else {
-    for (uint64_t j = 0; j < kv->width; j++)
-      memcpy(to + j * kv->element_bytes, (const char *)from + j * bytes, bytes);
+  if (to.scale) *to.scale = *from.scale;
+  if (to_plane->contiguous && from_plane->contiguous) {
+    memcpy(to.data, from.data, to_plane->width * bytes);
+    return;
   }
-}
-
-/* A contiguous row of `dtype` <- cache row. */
-static void fetch_row(const cpu_kernels *kernels, const cpu_kv *kv, const unsigned char *from,
-                      uint32_t dtype, void *to) {
-  const size_t bytes = cpu_float_bytes(dtype);
-  if (dtype != kv->dtype) {
-    float row[KV_MAX_WIDTH];
-    cpu_kv_load(kernels, kv, from, row);
-    kernels->from_f32[cpu_float_index(dtype)](to, row, kv->width);
-  } else if (kv->contiguous) {
-    memcpy(to, from, kv->width * bytes);
-  } else {
-    for (uint64_t j = 0; j < kv->width; j++)
-      memcpy((char *)to + j * bytes, from + j * kv->element_bytes, bytes);
-  }
+  for (uint64_t j = 0; j < to_plane->width; j++)
+    memcpy(to.data + j * to_plane->element_bytes, from.data + j * from_plane->element_bytes, bytes);
 }
 
 /* ---- kv_write ---- */
@@ -109,8 +106,8 @@ static void fetch_row(const cpu_kernels *kernels, const cpu_kv *kv, const unsign
 typedef struct write_job {
   const cpu_kernels *kernels;
   cpu_kv cache;
+  cpu_kv from; /* what x is: one head, a row of it */
   cpu_rows x;
-  uint32_t dtype;
   const int32_t *slots;
   _Atomic int64_t bad_slot; /* one that lies outside the cache, -1 none */
 } write_job;
@@ -137,7 +134,7 @@ static bool check_write(const cs_plugin_device *device, const cs_op *op, cs_op_a
 static void write_rows(void *context, uint64_t begin, uint64_t end) {
   write_job *job = context;
   const cpu_kv *kv = &job->cache;
-  const size_t head_bytes = kv->width * cpu_float_bytes(job->dtype);
+  const size_t head_bytes = row_bytes(&job->from);
   for (uint64_t i = begin; i < end; i++) {
     const int32_t slot = job->slots[i];
     if (slot == -1) continue;
@@ -148,8 +145,9 @@ static void write_rows(void *context, uint64_t begin, uint64_t end) {
     const uint64_t block = (uint64_t)slot / kv->block_tokens;
     const uint64_t token = (uint64_t)slot % kv->block_tokens;
     for (uint64_t head = 0; head < kv->n_heads; head++)
-      store_row(job->kernels, kv, cpu_kv_at(kv, block, token, head), job->dtype,
-                job->x.data + i * job->x.stride + head * head_bytes);
+      move_row(
+          job->kernels, kv, cpu_kv_row_at(kv, block, token, head), &job->from,
+          (cpu_kv_row){(unsigned char *)job->x.data + i * job->x.stride + head * head_bytes, NULL});
   }
 }
 
@@ -159,8 +157,11 @@ static cs_status run_write(const cpu_run *run, const cs_op *op, cs_error *error)
     if (!cpu_present(&op->operands[plane])) continue;
     write_job job = {.kernels = run->kernels,
                      .cache = cpu_kv_of(&op->operands[2 + plane]),
+                     .from = {.dtype = op->operands[plane].dtype,
+                              .width = op->operands[2 + plane].dims[3],
+                              .element_bytes = cpu_kv_bytes(op->operands[plane].dtype),
+                              .contiguous = true},
                      .x = cpu_rows_of(&op->operands[plane]),
-                     .dtype = op->operands[plane].dtype,
                      .slots = cpu_row_i32(&slots, 0)};
     atomic_init(&job.bad_slot, -1);
     cpu_pool_for(run->pool, job.x.n, cpu_grain(job.x.columns * 4), write_rows, &job);
@@ -180,8 +181,8 @@ const cpu_op_entry cpu_op_kv_write = {.check = check_write, .run = run_write};
 typedef struct wire_job {
   const cpu_kernels *kernels;
   cpu_kv planes[2];
+  cpu_kv wire_planes[2]; /* one head-major block each */
   uint32_t n_planes;
-  uint32_t dtype; /* of the wire */
   bool scatter;
   unsigned char *wire;
   uint64_t wire_bytes; /* used by this range */
@@ -197,12 +198,15 @@ static bool check_wire(const cs_plugin_device *device, const cs_op *op, cs_op_an
   (void)device;
   const cs_tensor *wire = &op->operands[0], *k = &op->operands[2], *v = &op->operands[3];
   const cs_tensor *table = &op->operands[4];
-  if (!cpu_is_float(wire->dtype) || wire->layout != CS_LAYOUT_PLAIN || wire->rank != 1)
-    return cpu_no(answer, "wire is not a float vector");
+  if (!cpu_is_kv(wire->dtype) || wire->layout != CS_LAYOUT_PLAIN || wire->rank != 1)
+    return cpu_no(answer, "wire is not a vector of a KV format");
   if (!cpu_check_kv(answer, "k_cache", k)) return false;
   if (cpu_present(v) &&
       (!cpu_check_kv(answer, "v_cache", v) || v->dims[2] != k->dims[2] || v->dims[1] != k->dims[1]))
     return answer->reason[0] ? false : cpu_no(answer, "v_cache is not blocked as k_cache");
+  if (wire->dtype == CS_DTYPE_I8 && (k->dims[3] | (cpu_present(v) ? v->dims[3] : 0)) % 4 != 0)
+    return cpu_no(answer, "wire: int8 rows of %llu are not whole words",
+                  (unsigned long long)k->dims[3]);
   answer->error_class = CS_ERROR_EXACT;
   return cpu_check_vector(answer, "sum", &op->operands[1], CS_DTYPE_U64, 1) &&
          cpu_check_rows(answer, "block_table", table, CS_DTYPE_I32, 1,
@@ -211,30 +215,36 @@ static bool check_wire(const cs_plugin_device *device, const cs_op *op, cs_op_an
 }
 
 /* Tokens from `token` on that lie side by side in the cache as on the wire, at most `limit`. */
-static uint64_t run_length(const wire_job *job, const cpu_kv *kv, uint64_t token, uint64_t limit) {
-  if (job->dtype != kv->dtype || !kv->contiguous) return 1;
+static uint64_t run_length(const cpu_kv *wire, const cpu_kv *kv, uint64_t token, uint64_t limit) {
+  if (wire->dtype != kv->dtype || !kv->contiguous) return 1;
   if (kv->token_bytes != kv->width * kv->element_bytes) return 1;
   const uint64_t left = kv->block_tokens - token % kv->block_tokens;
   return left < limit ? left : limit;
 }
 
-/* n tokens of one head, from position `token` on. */
-static void move_tokens(const wire_job *job, const cpu_kv *kv, uint64_t head, uint64_t token,
-                        uint64_t n, unsigned char *at) {
-  const size_t row_bytes = kv->width * cpu_float_bytes(job->dtype);
+static void copy_run(cpu_kv_row to, cpu_kv_row from, size_t bytes, uint64_t n) {
+  memcpy(to.data, from.data, bytes);
+  if (to.scale) memcpy(to.scale, from.scale, n * sizeof *to.scale);
+}
+
+/* n tokens of one head, from number `first` of the range on. */
+static void move_tokens(const wire_job *job, uint64_t plane, uint64_t head, uint64_t first,
+                        uint64_t n) {
+  const cpu_kv *kv = &job->planes[plane], *wire = &job->wire_planes[plane];
   while (n > 0) {
-    const uint64_t run = run_length(job, kv, token, n);
-    unsigned char *row = cpu_kv_at(kv, (uint64_t)job->blocks[token / kv->block_tokens],
-                                   token % kv->block_tokens, head);
+    const uint64_t token = job->first + first, run = run_length(wire, kv, token, n);
+    const cpu_kv_row cached = cpu_kv_row_at(kv, (uint64_t)job->blocks[token / kv->block_tokens],
+                                            token % kv->block_tokens, head);
+    const cpu_kv_row wired = cpu_kv_row_at(wire, 0, first, head);
     if (run > 1)
-      memcpy(job->scatter ? row : at, job->scatter ? at : row, run * row_bytes);
+      copy_run(job->scatter ? cached : wired, job->scatter ? wired : cached,
+               run * wire->token_bytes, run);
     else if (job->scatter)
-      store_row(job->kernels, kv, row, job->dtype, at);
+      move_row(job->kernels, kv, cached, wire, wired);
     else
-      fetch_row(job->kernels, kv, row, job->dtype, at);
-    token += run;
+      move_row(job->kernels, wire, wired, kv, cached);
+    first += run;
     n -= run;
-    at += run * row_bytes;
   }
 }
 
@@ -242,15 +252,10 @@ static void move_tokens(const wire_job *job, const cpu_kv *kv, uint64_t head, ui
 static void move_rows(void *context, uint64_t begin, uint64_t end) {
   const wire_job *job = context;
   const uint64_t plane_items = job->planes[0].n_heads * job->n;
-  const size_t bytes = cpu_float_bytes(job->dtype);
   while (begin < end) {
-    const uint64_t plane = begin / plane_items, in_plane = begin % plane_items;
-    const cpu_kv *kv = &job->planes[plane];
-    const uint64_t of_head = job->n - in_plane % job->n;
+    const uint64_t in_plane = begin % plane_items, of_head = job->n - in_plane % job->n;
     const uint64_t n = end - begin < of_head ? end - begin : of_head;
-    move_tokens(job, kv, in_plane / job->n, job->first + in_plane % job->n, n,
-                job->wire +
-                    (plane * plane_items * job->planes[0].width + in_plane * kv->width) * bytes);
+    move_tokens(job, begin / plane_items, in_plane / job->n, in_plane % job->n, n);
     begin += n;
   }
 }
@@ -282,10 +287,23 @@ static cs_status check_range(const wire_job *job, const int32_t *range, uint64_t
       if (job->blocks[b] < 0 || (uint64_t)job->blocks[b] >= job->planes[p].n_blocks)
         return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "block %d of %llu", job->blocks[b],
                             (unsigned long long)job->planes[p].n_blocks);
-  if (job->wire_bytes / cpu_float_bytes(job->dtype) > wire_elements)
+  if (job->wire_bytes / cpu_kv_bytes(job->wire_planes[0].dtype) > wire_elements)
     return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "%llu bytes of wire do not fit",
                         (unsigned long long)job->wire_bytes);
   return CS_OK;
+}
+
+/* The part of the wire, after what came before, that belongs to a plane; returns its bytes. */
+static uint64_t add_wire_plane(wire_job *job, uint32_t p, uint32_t dtype, uint64_t n_tokens) {
+  cpu_kv *wire = &job->wire_planes[p];
+  *wire = (cpu_kv){.data = job->wire + job->wire_bytes,
+                   .n_blocks = 1,
+                   .block_tokens = n_tokens,
+                   .n_heads = job->planes[0].n_heads,
+                   .width = job->planes[p].width,
+                   .dtype = dtype};
+  set_strides(wire, CS_LAYOUT_KV_HEAD_MAJOR);
+  return n_tokens * wire->n_heads * row_bytes(wire);
 }
 
 static cs_status run_wire(const cpu_run *run, const cs_op *op, bool scatter, cs_error *error) {
@@ -295,16 +313,15 @@ static cs_status run_wire(const cpu_run *run, const cs_op *op, bool scatter, cs_
   wire_job job = {.kernels = run->kernels,
                   .planes[0] = cpu_kv_of(&op->operands[2]),
                   .n_planes = cpu_present(&op->operands[3]) ? 2 : 1,
-                  .dtype = op->operands[0].dtype,
                   .scatter = scatter,
                   .wire = (unsigned char *)wire.data,
                   .blocks = cpu_row_i32(&table, 0),
                   .first = (uint64_t)first_and_n[0],
                   .n = (uint64_t)first_and_n[1]};
   if (job.n_planes == 2) job.planes[1] = cpu_kv_of(&op->operands[3]);
-  const uint64_t width = job.planes[0].width + job.planes[1].width;
   const uint64_t n_tokens = first_and_n[1] > 0 ? (uint64_t)first_and_n[1] : 0;
-  job.wire_bytes = n_tokens * job.planes[0].n_heads * width * cpu_float_bytes(job.dtype);
+  for (uint32_t p = 0; p < job.n_planes; p++)
+    job.wire_bytes += add_wire_plane(&job, p, op->operands[0].dtype, n_tokens);
   atomic_init(&job.sum, 0);
   const cs_status status = check_range(&job, first_and_n, table.columns, wire.columns, error);
   if (status != CS_OK) return status;
@@ -345,7 +362,7 @@ static cs_status copy_block(const cpu_kv *kv, const int32_t *pair, cs_error *err
     if (pair[i] < 0 || (uint64_t)pair[i] >= kv->n_blocks)
       return cs_sdk_error(error, CS_OUT_OF_RANGE, 0, "kv_copy_blocks: block %d of %llu", pair[i],
                           (unsigned long long)kv->n_blocks);
-  const size_t bytes = kv->block_tokens * kv->n_heads * kv->width * cpu_float_bytes(kv->dtype);
+  const size_t bytes = kv->block_tokens * kv->n_heads * row_bytes(kv);
   memmove(kv->data + (uint64_t)pair[1] * kv->block_bytes,
           kv->data + (uint64_t)pair[0] * kv->block_bytes, bytes);
   return CS_OK;

@@ -2,9 +2,9 @@
  * file compiles it for its instructions, and defines before:
  *
  *   lanes, N_LANES                 a vector of floats with + - * /, and how many it holds
- *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats
- *   load_one(format, from, i)      one of them
- *   lanes_store(to, v), lanes_store_f16(to, v)
+ *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats; the formats are
+ *                                  F32, F16, BF16, F8 (e4m3) and I8 (whole numbers), numbered from
+ * 0 load_one(format, from, i)      one of them lanes_store(to, v), lanes_store_f16(to, v)
  *   lanes_set(x)                   x in every lane
  *   lanes_fma(a, b, c)             a * b + c
  *   lanes_sums(v, out)             the sums of the four vectors v[4], to out[4]
@@ -135,11 +135,13 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
              out + r * out_stride, out_stride);
 }
 
-#define FLOAT_KERNELS(name, format)                                                                \
+#define FLOAT_TILE(name, format)                                                                   \
   static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
                                 float *out) {                                                      \
     float_tile(format, rows, panel, weights, n, out);                                              \
-  }                                                                                                \
+  }
+
+#define KV_KERNELS(name, format)                                                                   \
   static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
                                 size_t w_stride, size_t n, float *out) {                           \
     score_tile(format, rows, x, w, w_stride, n, out);                                              \
@@ -157,9 +159,14 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
       out[i] = load_one(format, x, i);                                                             \
   }
 
-FLOAT_KERNELS(f32, F32)
-FLOAT_KERNELS(f16, F16)
-FLOAT_KERNELS(bf16, BF16)
+FLOAT_TILE(f32, F32)
+FLOAT_TILE(f16, F16)
+FLOAT_TILE(bf16, BF16)
+KV_KERNELS(f32, F32)
+KV_KERNELS(f16, F16)
+KV_KERNELS(bf16, BF16)
+KV_KERNELS(f8, F8)
+KV_KERNELS(i8, I8)
 
 static void from_f32_f32(void *out, const float *x, size_t n) {
   memmove(out, x, n * sizeof *x);
@@ -176,6 +183,11 @@ static void from_f32_f16(void *out, const float *x, size_t n) {
 static void from_f32_bf16(void *out, const float *x, size_t n) {
   for (size_t i = 0; i < n; i++)
     ((uint16_t *)out)[i] = cs_bf16_from_f32(x[i]);
+}
+
+static void from_f32_f8(void *out, const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    ((uint8_t *)out)[i] = cs_e4m3_from_f32(x[i]);
 }
 
 /* ---- rows ---- */
@@ -254,11 +266,11 @@ static void scale_mul(float *out, const float *x, float scale, const float *weig
 /* transpose8 and sum_squares are the including file's. */
 #define LANES_TABLE                                                                                \
   .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},                                 \
-  .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16},                                 \
-  .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16}, .transpose8 = transpose8,               \
-  .soften = soften, .word_sum = word_sum, .exp_sum = exp_sum, .silu_mul = silu_mul, .add = add,    \
-  .sum_squares = sum_squares, .scale_mul = scale_mul,                                              \
-  .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16},                                                 \
-  .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16}
+  .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16, score_tile_f8, score_tile_i8},   \
+  .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16, mix_tile_f8, mix_tile_i8},               \
+  .transpose8 = transpose8, .soften = soften, .word_sum = word_sum, .exp_sum = exp_sum,            \
+  .silu_mul = silu_mul, .add = add, .sum_squares = sum_squares, .scale_mul = scale_mul,            \
+  .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16, to_f32_f8, to_f32_i8},                           \
+  .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16, from_f32_f8}
 
 #endif

@@ -56,6 +56,20 @@ static inline size_t cpu_float_bytes(uint32_t dtype) {
   return dtype == CS_DTYPE_F32 ? 4 : 2;
 }
 
+/* What a KV plane or a wire may be. */
+static inline bool cpu_is_kv(uint32_t dtype) {
+  return cpu_is_float(dtype) || dtype == CS_DTYPE_F8_E4M3 || dtype == CS_DTYPE_I8;
+}
+
+/* Index of such a dtype into the tables of CPU_N_KV. */
+static inline uint32_t cpu_kv_index(uint32_t dtype) {
+  return dtype == CS_DTYPE_I8 ? 4 : dtype == CS_DTYPE_F8_E4M3 ? 3 : cpu_float_index(dtype);
+}
+
+static inline size_t cpu_kv_bytes(uint32_t dtype) {
+  return cpu_is_float(dtype) ? cpu_float_bytes(dtype) : 1;
+}
+
 /* ---- operands bound to memory ---- */
 
 typedef struct cpu_rows {

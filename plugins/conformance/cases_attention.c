@@ -152,14 +152,15 @@ static void uneven_case(kit *k, const kit_case *c) {
 }
 
 void kit_add_attention_cases(kit_registry *r) {
-  static const uint32_t dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16};
+  static const uint32_t dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16, CS_DTYPE_F8_E4M3,
+                                    CS_DTYPE_I8};
   static const struct {
     const char *name;
     uint32_t bits;
   } features[] = {{"window", WITH_WINDOW}, {"soft_cap", WITH_CAP}, {"sinks", WITH_SINKS}};
   kit_case c = {.op_id = CS_OP_ATTENTION_PAGED, .run = attention_case};
   const uint32_t f32_rows = CS_DTYPE_F32 << 8;
-  for (size_t i = 0; i < 3; i++) {
+  for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
     c.dtype = dtypes[i];
     for (uint32_t layout = 0; layout <= CS_LAYOUT_KV_HEAD_MINOR; layout++) {
       if (layout == CS_LAYOUT_PACKED) continue;
@@ -171,7 +172,7 @@ void kit_add_attention_cases(kit_registry *r) {
     c.run = uneven_case;
     kit_add(r, &c, "attention_paged/%s/uneven_widths", format_name(c.dtype));
     c.run = attention_case;
-    if (i == 0) continue;
+    if (i == 0 || i >= 3) continue;
     c.argument = dtypes[i] << 8;
     kit_add(r, &c, "attention_paged/%s/%s_rows", format_name(c.dtype), format_name(c.dtype));
   }

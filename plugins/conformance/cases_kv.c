@@ -1,5 +1,6 @@
 /* kv_write, kv_gather, kv_scatter and kv_copy_blocks: exact ops, compared bit for bit over every
  * layout, block size and dtype that the device lists. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,6 +14,10 @@ typedef struct kv_shape {
   uint64_t n_heads, k_width, v_width;
 } kv_shape;
 
+static const uint32_t kv_dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16, CS_DTYPE_F8_E4M3,
+                                     CS_DTYPE_I8};
+#define N_KV_DTYPES (sizeof kv_dtypes / sizeof kv_dtypes[0])
+
 static const kv_shape kv_shapes[] = {{1, 8, 8}, {4, 8, 8}, {2, 64, 64}, {8, 16, 16}, {3, 80, 80}};
 #define N_KV_SHAPES (sizeof kv_shapes / sizeof kv_shapes[0])
 
@@ -21,13 +26,17 @@ static void describe(char *to, size_t bytes, uint64_t block, const kv_shape *s, 
            (unsigned long long)s->n_heads, (unsigned long long)s->k_width, (unsigned long long)n);
 }
 
-/* Two planes as operands `index` and `index + 1`, with a gap between blocks now and then. */
+/* Two planes as operands `index` and `index + 1`; those of 8 bits with a gap between blocks now and
+ * then. */
 static void planes(optest *t, uint32_t index, uint32_t dtype, uint32_t layout, uint64_t n_blocks,
                    uint64_t block, const kv_shape *s, double scale) {
   optest_cache(t, index, dtype, layout, (uint64_t[]){n_blocks, block, s->n_heads, s->k_width});
   optest_cache(t, index + 1, dtype, layout, (uint64_t[]){n_blocks, block, s->n_heads, s->v_width});
-  kv_fill(t, index, scale);
-  kv_fill(t, index + 1, scale);
+  for (uint32_t i = index; i < index + 2; i++) {
+    kv_fill(t, i, scale);
+    if (format_bytes(dtype, 1) == 1)
+      t->operands[i].gap_elements = 4 * (uint32_t)rng_below(&t->k->rng, 3);
+  }
 }
 
 /* ---- kv_write ---- */
@@ -78,7 +87,43 @@ static void write_padding(kit *k, const kit_case *c) {
   optest_run(t, "every slot is -1");
 }
 
+/* Rows at the ends of what a format of 8 bits holds: nothing, the smallest, the largest, the
+ * middles between two neighbours, and what is no number. */
+static void write_edges(kit *k, const kit_case *c) {
+  static const double rows[][4] = {{0, -0.0, 0, 0},
+                                   {127, 0.5, 1.5, -2.5},
+                                   {-127, 126.5, -126.5, 0.25},
+                                   {448, 464, 465, -480},
+                                   {0x1p-10, 0x1.8p-9, 0x1p-6, -0x1.dp-7},
+                                   {0x1p-130, 0, 0, 0},
+                                   {0x1p-122, 0x1p-126, 0, 0},
+                                   {0x1.fffffep127, -0x1p126, 1, 0},
+                                   {NAN, 1, 2, 3},
+                                   {1, 2, -INFINITY, 3},
+                                   {1, -1, 17, 0x1p-20}};
+  const uint64_t n = sizeof rows / sizeof rows[0], width = 8;
+  const uint32_t layout = kv_layout(k, 0);
+  const uint64_t block = kv_next_block(k, 0);
+  if (layout == CS_LAYOUT_PLAIN || !kv_has_dtype(k, c->dtype)) return;
+  optest *t = optest_begin(k, CS_OP_KV_WRITE, NULL);
+  for (uint32_t plane = 0; plane < 2; plane++) {
+    double *x = optest_operand(t, plane, CS_DTYPE_F32, 3, (uint64_t[]){n, 1, width});
+    for (uint64_t i = 0; i < n * width; i++)
+      x[i] = rows[i / width][i % 4] * (i % width >= 4 ? 1 - 2.0 * plane : 1);
+  }
+  planes(t, 2, c->dtype, layout, 3, block, &(kv_shape){1, width, width}, 1);
+  double *slots = optest_operand(t, 4, CS_DTYPE_I32, 1, &n);
+  kv_random_blocks(k, slots, n, 3 * block);
+  optest_run(t, "rows at the ends of the format");
+}
+
 /* ---- kv_gather and kv_scatter ---- */
+
+/* Elements of a wire for so many tokens; of int8 they are bytes, scales included. */
+static uint64_t wire_elements_of(uint32_t dtype, uint64_t n_tokens, const kv_shape *s) {
+  const uint64_t scales = dtype == CS_DTYPE_I8 ? 2 * sizeof(float) : 0;
+  return n_tokens * s->n_heads * (s->k_width + s->v_width + scales);
+}
 
 typedef struct piece {
   uint64_t first, n, capacity; /* capacity: tokens that the wire tensor holds */
@@ -86,8 +131,8 @@ typedef struct piece {
 
 static void move_shape(kit *k, const kit_case *c, uint32_t wire_dtype, uint32_t layout,
                        uint64_t block, const kv_shape *s, const piece *p) {
-  const uint64_t n_blocks = 7, width = s->n_heads * (s->k_width + s->v_width);
-  const uint64_t wire_elements = p->capacity * width, one = 1, two = 2;
+  const uint64_t n_blocks = 7, one = 1, two = 2;
+  const uint64_t wire_elements = wire_elements_of(wire_dtype, p->capacity, s);
   optest *t = optest_begin(k, c->op_id, NULL);
   optest_operand(t, 0, wire_dtype, 1, &wire_elements);
   optest_operand(t, 1, CS_DTYPE_U64, 1, &one);
@@ -107,6 +152,8 @@ static void move_shape(kit *k, const kit_case *c, uint32_t wire_dtype, uint32_t 
 
 static void move_case(kit *k, const kit_case *c) {
   const uint32_t layout = kv_layout(k, c->argument & 15), wire_dtype = c->argument >> 4;
+  const bool is_8_bit = format_bytes(c->dtype, 1) == 1 || format_bytes(wire_dtype, 1) == 1;
+  const uint64_t share = is_8_bit ? 4 * QUICK_SHARE : QUICK_SHARE; /* there are many pairs */
   if (layout == CS_LAYOUT_PLAIN || !kv_has_dtype(k, c->dtype)) return;
   for (uint64_t block = 0; (block = kv_next_block(k, block)) != 0;) {
     const piece pieces[] = {{0, 1, 1},
@@ -117,7 +164,7 @@ static void move_case(kit *k, const kit_case *c) {
                             {2 * block, block, block}};
     for (size_t i = 0; i < N_KV_SHAPES; i++)
       for (size_t j = 0; j < sizeof pieces / sizeof pieces[0]; j++) {
-        if (k->options->quick && rng_below(&k->rng, QUICK_SHARE) != 0) continue;
+        if (k->options->quick && rng_below(&k->rng, share) != 0) continue;
         move_shape(k, c, wire_dtype, layout, block, &kv_shapes[i], &pieces[j]);
       }
   }
@@ -164,19 +211,22 @@ static void copy_blocks_case(kit *k, const kit_case *c) {
 /* ---- registration ---- */
 
 static void add_writes(kit_registry *r) {
-  static const uint32_t dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16};
-  for (size_t i = 0; i < 3; i++)
+  for (size_t i = 0; i < N_KV_DTYPES; i++)
     for (uint32_t layout = 0; layout <= CS_LAYOUT_KV_HEAD_MINOR; layout++) {
       if (layout == CS_LAYOUT_PACKED) continue;
       kit_case c = {.badges = layout == 0 && i < 2 ? KIT_BADGE_LLM_DENSE : 0,
                     .op_id = CS_OP_KV_WRITE,
-                    .dtype = dtypes[i],
+                    .dtype = kv_dtypes[i],
                     .argument = layout | CS_DTYPE_F32 << 4,
                     .run = write_case};
       kit_add(r, &c, "kv_write/%s/%s", format_name(c.dtype), kv_layout_name(layout));
-      if (layout != 0 || i == 0) continue;
+      if (layout == 0 && i >= 3) {
+        c.run = write_edges;
+        kit_add(r, &c, "kv_write/%s/edges", format_name(c.dtype));
+      }
+      if (layout != 0 || i == 0 || i >= 3) continue;
       c.badges = 0;
-      c.argument = dtypes[i] << 4;
+      c.argument = kv_dtypes[i] << 4;
       kit_add(r, &c, "kv_write/%s/%s_rows", format_name(c.dtype), format_name(c.dtype));
     }
   kit_add(r,
@@ -187,27 +237,27 @@ static void add_writes(kit_registry *r) {
           "kv_write/f16/padding");
 }
 
+static void add_move(kit_registry *r, uint32_t op_id, uint32_t cache, uint32_t wire,
+                     uint32_t layout) {
+  const uint64_t halves = CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16);
+  const bool is_required = layout == 0 && halves >> cache & halves >> wire & 1;
+  const kit_case c = {.badges = is_required ? KIT_BADGE_DISAGGREGATED : 0,
+                      .op_id = op_id,
+                      .dtype = cache,
+                      .argument = layout | wire << 4,
+                      .run = move_case};
+  kit_add(r, &c, "%s/%s/%s_wire/%s", op_name(op_id), format_name(cache), format_name(wire),
+          kv_layout_name(layout));
+}
+
+/* Every pair of formats; the pairs with F32 in every layout. */
 static void add_moves(kit_registry *r, uint32_t op_id) {
-  static const struct {
-    uint32_t cache, wire;
-    bool is_required;
-  } pairs[] = {{CS_DTYPE_F32, CS_DTYPE_F32, true},    {CS_DTYPE_F16, CS_DTYPE_F16, true},
-               {CS_DTYPE_F32, CS_DTYPE_F16, true},    {CS_DTYPE_F16, CS_DTYPE_F32, true},
-               {CS_DTYPE_BF16, CS_DTYPE_BF16, false}, {CS_DTYPE_F32, CS_DTYPE_BF16, false},
-               {CS_DTYPE_BF16, CS_DTYPE_F32, false}};
-  const size_t n_pairs = sizeof pairs / sizeof pairs[0];
-  for (size_t i = 0; i < n_pairs; i++)
-    for (uint32_t layout = 0; layout <= CS_LAYOUT_KV_HEAD_MINOR; layout++) {
-      if (layout == CS_LAYOUT_PACKED) continue;
-      const kit_case c = {.badges =
-                              layout == 0 && pairs[i].is_required ? KIT_BADGE_DISAGGREGATED : 0,
-                          .op_id = op_id,
-                          .dtype = pairs[i].cache,
-                          .argument = layout | pairs[i].wire << 4,
-                          .run = move_case};
-      kit_add(r, &c, "%s/%s/%s_wire/%s", op_name(op_id), format_name(pairs[i].cache),
-              format_name(pairs[i].wire), kv_layout_name(layout));
-    }
+  for (size_t i = 0; i < N_KV_DTYPES * N_KV_DTYPES; i++) {
+    const uint32_t cache = kv_dtypes[i / N_KV_DTYPES], wire = kv_dtypes[i % N_KV_DTYPES];
+    const bool usual = cache == wire || cache == CS_DTYPE_F32 || wire == CS_DTYPE_F32;
+    for (uint32_t layout = 0; layout <= (usual ? CS_LAYOUT_KV_HEAD_MINOR : 0); layout++)
+      if (layout != CS_LAYOUT_PACKED) add_move(r, op_id, cache, wire, layout);
+  }
   kit_add(r, &(kit_case){.op_id = op_id, .dtype = CS_DTYPE_F16, .run = move_one_plane},
           "%s/f16/one_plane", op_name(op_id));
 }
@@ -216,13 +266,12 @@ void kit_add_kv_cases(kit_registry *r) {
   add_writes(r);
   add_moves(r, CS_OP_KV_GATHER);
   add_moves(r, CS_OP_KV_SCATTER);
-  static const uint32_t dtypes[] = {CS_DTYPE_F32, CS_DTYPE_F16, CS_DTYPE_BF16};
-  for (size_t i = 0; i < 3; i++)
+  for (size_t i = 0; i < N_KV_DTYPES; i++)
     for (uint32_t layout = 0; layout <= CS_LAYOUT_KV_HEAD_MINOR; layout++) {
       if (layout == CS_LAYOUT_PACKED) continue;
       const kit_case c = {.badges = layout == 0 && i < 2 ? KIT_BADGE_DISAGGREGATED : 0,
                           .op_id = CS_OP_KV_COPY_BLOCKS,
-                          .dtype = dtypes[i],
+                          .dtype = kv_dtypes[i],
                           .argument = layout,
                           .run = copy_blocks_case};
       kit_add(r, &c, "kv_copy_blocks/%s/%s", format_name(c.dtype), kv_layout_name(layout));

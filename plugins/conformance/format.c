@@ -3,6 +3,7 @@
  * sub-blocks of 16 or 32 with scales of their own. Written to be read beside the definition. */
 #include "format.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "consort/half.h"
@@ -68,6 +69,29 @@ static uint16_t read_u16(const unsigned char *from) {
   return (uint16_t)(from[0] | from[1] << 8);
 }
 
+/* E4M3 (OCP 8-bit floating point, 2023): bias 7, no infinity, NaN where all other bits are set. */
+static double decode_e4m3(uint8_t bits) {
+  const double sign = bits & 0x80 ? -1 : 1;
+  const int exponent = bits >> 3 & 15, fraction = bits & 7;
+  if ((bits & 0x7f) == 0x7f) return NAN;
+  if (exponent == 0) return sign * ldexp(fraction, -9);
+  return sign * ldexp(8 + fraction, exponent - 10);
+}
+
+/* To the nearest multiple of the step that numbers of this size have; 448 at most. */
+static uint8_t encode_e4m3(double value) {
+  const uint8_t sign = signbit(value) ? 0x80 : 0;
+  if (isnan(value)) return sign | 0x7f;
+  int exponent;
+  const double magnitude = fmin(fabs(value), 448);
+  frexp(magnitude, &exponent);
+  const double step = ldexp(1, (exponent - 1 > -6 ? exponent - 1 : -6) - 3);
+  const double rounded = fmin(nearbyint(magnitude / step) * step, 448);
+  if (rounded < 0x1p-6) return sign | (uint8_t)(rounded * 0x1p9);
+  const double fraction = frexp(rounded, &exponent);
+  return (uint8_t)(sign | (exponent + 6) << 3 | (int)(fraction * 16 - 8));
+}
+
 double format_decode(uint32_t dtype, const void *from) {
   float f32;
   int32_t i32;
@@ -85,6 +109,8 @@ double format_decode(uint32_t dtype, const void *from) {
     return cs_f32_from_bf16(u16);
   case CS_DTYPE_I8:
     return *(const int8_t *)from;
+  case CS_DTYPE_F8_E4M3:
+    return decode_e4m3(*(const uint8_t *)from);
   case CS_DTYPE_U8:
     return *(const uint8_t *)from;
   case CS_DTYPE_I32:
@@ -109,6 +135,9 @@ void format_encode(uint32_t dtype, void *to, double value) {
     break;
   case CS_DTYPE_BF16:
     memcpy(to, &(uint16_t){cs_bf16_from_f32(f32)}, sizeof(uint16_t));
+    break;
+  case CS_DTYPE_F8_E4M3:
+    *(uint8_t *)to = encode_e4m3(f32);
     break;
   case CS_DTYPE_I8:
     memcpy(to, &(int8_t){(int8_t)value}, sizeof(int8_t));

@@ -13,8 +13,8 @@ const char *format_name(uint32_t dtype);
 uint32_t format_block_elements(uint32_t dtype); /* 1 for plain formats */
 size_t format_bytes(uint32_t dtype, uint64_t n_elements);
 
-/* A plain number (F32, F16, BF16, I8, U8, I32) to float64 and, rounded to nearest even, back. U64
- * is carried as the double with the same bits. */
+/* A plain number (F32, F16, BF16, F8_E4M3, I8, U8, I32) to float64 and, rounded to nearest even,
+ * back. U64 is carried as the double with the same bits. */
 double format_decode(uint32_t dtype, const void *from);
 void format_encode(uint32_t dtype, void *to, double value);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "consort/kv.h"
 #include "format.h"
 
 #define GUARD_BYTES          192
@@ -128,13 +129,17 @@ static uint64_t rows(const cs_tensor *tensor) {
   return tensor->rank == 1 ? 1 : tensor->dims[0];
 }
 
+static uint64_t row_bytes(const cs_tensor *tensor) {
+  return format_bytes(tensor->dtype, columns(tensor)) +
+         cs_kv_block_scale_bytes(tensor->dtype, tensor->layout, tensor->rank, tensor->dims);
+}
+
 static uint64_t stride_bytes(const cs_tensor *tensor) {
-  if (tensor->row_stride_bytes) return tensor->row_stride_bytes;
-  return format_bytes(tensor->dtype, columns(tensor));
+  return tensor->row_stride_bytes ? tensor->row_stride_bytes : row_bytes(tensor);
 }
 
 uint64_t optest_window_bytes(const cs_tensor *tensor) {
-  return (rows(tensor) - 1) * stride_bytes(tensor) + format_bytes(tensor->dtype, columns(tensor));
+  return (rows(tensor) - 1) * stride_bytes(tensor) + row_bytes(tensor);
 }
 
 /* The place in a block of logical element (token, head, i). */
@@ -184,7 +189,7 @@ static void set_strides(optest *t) {
     optest_tensor *operand = &t->operands[i];
     if (operand->gap_elements == 0 || operand->tensor.rank < 2) continue;
     operand->tensor.row_stride_bytes =
-        format_bytes(operand->tensor.dtype, columns(&operand->tensor) + operand->gap_elements);
+        row_bytes(&operand->tensor) + format_bytes(operand->tensor.dtype, operand->gap_elements);
   }
 }
 
@@ -258,7 +263,12 @@ cs_plugin_memory *optest_pack_again(optest *t, uint32_t index) {
   return pack(t, index);
 }
 
-static void encode(optest *t, optest_tensor *operand) {
+static void encode(optest *t, uint32_t index) {
+  optest_tensor *operand = &t->operands[index];
+  if (optest_is_scaled(t, index)) {
+    optest_encode_scaled(t, index);
+    return;
+  }
   unsigned char *window = t->before + operand->tensor.offset_bytes;
   for (uint64_t i = 0; i < operand->count; i++) {
     unsigned char *at = window + optest_element_offset(&operand->tensor, i);
@@ -310,7 +320,7 @@ void optest_place(optest *t) {
     if (!in_arena(operand)) continue;
     operand->tensor.memory = t->memory;
     if (operand->alias_of >= 0) continue;
-    if (has_input_values(t, i)) encode(t, operand);
+    if (has_input_values(t, i)) encode(t, i);
   }
   for (uint32_t i = 0; i < t->n_operands; i++) {
     optest_tensor *operand = &t->operands[i];

@@ -68,7 +68,10 @@ static void kv_move(optest *t, bool gather) {
                           heads, width);
     at += heads * n * width;
   }
-  put_sum(t, sum_wire(t, wire, at));
+  if (!optest_is_scaled(t, 0))
+    put_sum(t, sum_wire(t, wire, at));
+  else if (!gather)
+    put_sum(t, optest_scaled_wire_sum(t, t->before));
 }
 
 static void kv_copy_blocks(optest *t) {

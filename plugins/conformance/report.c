@@ -155,6 +155,9 @@ void report_print_ops(FILE *out) {
           "| class | NMSE at most |\n|---|---|\n"
           "| exact | every bit equal |\n| F32 | %g |\n| half | %g |\n| int8 | %g |\n\n",
           CS_NMSE_LIMIT_F32, CS_NMSE_LIMIT_HALF, CS_NMSE_LIMIT_INT8);
+  fprintf(out, "A KV row that an op rounds to int8 (i8) is held against the format itself, as "
+               "`consort/kv.h` says it: its scale within 2^-21 of max |x| / 127, each element "
+               "within 0.5 + 2^-13 of x / scale. What is only moved keeps every bit.\n\n");
 #define PRINT_OP(ID, number, name, column, error_class, n_operands, operands, formula)             \
   print_op(out, name, column, error_class, operands, formula);
   CS_OP_TABLE(PRINT_OP)

@@ -9,13 +9,9 @@
 #define STRAY_BYTES 4
 #define STRAY_VALUE 0x5b
 
-static uint64_t row_bytes(const cs_tensor *tensor) {
-  return cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
-}
-
 static uint64_t last_bytes_offset(const cs_tensor *tensor) {
   return tensor->offset_bytes + (cs_sdk_tensor_rows(tensor) - 1) * cs_sdk_tensor_stride(tensor) +
-         row_bytes(tensor) - 4;
+         cs_sdk_tensor_row_bytes(tensor) - 4;
 }
 
 static bool has_result(const cs_op *op) {
@@ -94,7 +90,8 @@ static cs_status write_astray(cs_plugin_stream *stream, const cs_op *op, cs_erro
   const bool *on = device->plan.on;
   const cs_tensor *out = &op->operands[0], *in = &op->operands[1];
   const uint64_t stride = cs_sdk_tensor_stride(out), begin = out->offset_bytes;
-  const bool has_gap = cs_sdk_tensor_rows(out) > 1 && stride >= row_bytes(out) + STRAY_BYTES;
+  const bool has_gap =
+      cs_sdk_tensor_rows(out) > 1 && stride >= cs_sdk_tensor_row_bytes(out) + STRAY_BYTES;
   const bool has_input = in->dtype != CS_DTYPE_NONE && in->layout != CS_LAYOUT_PACKED;
   const struct {
     bool wanted;
@@ -103,7 +100,7 @@ static cs_status write_astray(cs_plugin_stream *stream, const cs_op *op, cs_erro
   } strays[] = {
       {on[FAULT_WRITE_BEFORE] && begin >= STRAY_BYTES, out->memory, begin - STRAY_BYTES},
       {on[FAULT_WRITE_AFTER], out->memory, last_bytes_offset(out) + 4},
-      {on[FAULT_WRITE_BETWEEN] && has_gap, out->memory, begin + row_bytes(out)},
+      {on[FAULT_WRITE_BETWEEN] && has_gap, out->memory, begin + cs_sdk_tensor_row_bytes(out)},
       {on[FAULT_WRITE_INPUT] && has_input, in->memory, in->offset_bytes},
   };
   cs_status status = CS_OK;

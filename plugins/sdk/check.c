@@ -63,7 +63,7 @@ bool cs_sdk_check_vector(const cs_tensor *tensor, const char *name, uint64_t dty
 bool cs_sdk_check_window(const cs_tensor *tensor, const char *name, uint64_t memory_bytes,
                          char *reason) {
   const uint64_t rows = cs_sdk_tensor_rows(tensor), stride = cs_sdk_tensor_stride(tensor);
-  const uint64_t row_bytes = cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
+  const uint64_t row_bytes = cs_sdk_tensor_row_bytes(tensor);
   uint64_t end = 0;
   if (rows == 0 || row_bytes == 0) return true;
   if (__builtin_mul_overflow(rows - 1, stride, &end) ||

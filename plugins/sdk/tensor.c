@@ -1,4 +1,5 @@
 /* Sizes of tensors. Block formats only have whole blocks, so a broken block has no size. */
+#include "consort/kv.h"
 #include "consort/sdk.h"
 
 typedef struct dtype_block {
@@ -39,7 +40,12 @@ uint64_t cs_sdk_tensor_columns(const cs_tensor *tensor) {
   return columns;
 }
 
+uint64_t cs_sdk_tensor_row_bytes(const cs_tensor *tensor) {
+  const uint64_t bytes = cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
+  if (bytes == 0) return 0;
+  return bytes + cs_kv_block_scale_bytes(tensor->dtype, tensor->layout, tensor->rank, tensor->dims);
+}
+
 uint64_t cs_sdk_tensor_stride(const cs_tensor *tensor) {
-  if (tensor->row_stride_bytes) return tensor->row_stride_bytes;
-  return cs_sdk_dtype_bytes(tensor->dtype, cs_sdk_tensor_columns(tensor));
+  return tensor->row_stride_bytes ? tensor->row_stride_bytes : cs_sdk_tensor_row_bytes(tensor);
 }

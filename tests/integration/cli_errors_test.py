@@ -155,7 +155,7 @@ class Errors(unittest.TestCase):
             (["run", "m", "-p", "x", "-z"], ["-z"]),
             (["run", "m", "extra", "-p", "x"], ["extra"]),
             (["run", "m", "-p", "x", "--stats=1"], ["--stats"]),
-            (["run", "m", "-p", "x", "--kv-dtype", "f64"], ["f64", "f32|f16|bf16|int8"]),
+            (["run", "m", "-p", "x", "--kv-dtype", "f64"], ["f64", "f32|f16|bf16|fp8|int8"]),
             (["run", "m", "-p", "x", "--fallback=maybe"], ["maybe"]),
             (["logits", "m"], ["--tokens"]),
             (["logits", "m", "--tokens", "1"], ["-o"]),

@@ -39,7 +39,7 @@ core_add_fake(hanging hang-start FAKE_FAULT=FAKE_HANG_START)
 file(GLOB core_tests CONFIGURE_DEPENDS unit/core_*_test.c)
 foreach(path ${core_tests})
   get_filename_component(name ${path} NAME_WE)
-  consort_add_unit_test(${name} consort_core)
+  consort_add_unit_test(${name} consort_core m)
   target_compile_definitions(${name} PRIVATE CORE_TEST_PLUGINS="${CORE_TEST_PLUGINS}"
                                              CORE_TEST_PROBE="$<TARGET_FILE:consort_probe>")
   add_dependencies(${name} consort_probe)

@@ -127,6 +127,10 @@ class Reference:
         is_tied = "output.weight" not in self.file.tensors
         return x @ (embeddings if is_tied else self._weight("output.weight")).T
 
+    def _cached(self, rows: Array) -> Array:
+        """What a cache makes of rows of K or V that are written to it; here nothing."""
+        return rows
+
     def _attention(self, x: Array, layer: int) -> Array:
         """(n, n_embd) -> (n, n_embd); appends to the layer's keys and values."""
         s, n = self.shape, len(x)
@@ -138,8 +142,8 @@ class Reference:
         if f"blk.{layer}.attn_q_norm.weight" in self.file.tensors:
             q = rms_norm(q, self._layer_weight(layer, "attn_q_norm"), s.rms_eps)
             k = rms_norm(k, self._layer_weight(layer, "attn_k_norm"), s.rms_eps)
-        self._keys[layer] = np.concatenate((self._keys[layer], self._rope(k, positions)))
-        self._values[layer] = np.concatenate((self._values[layer], v))
+        self._keys[layer] = np.concatenate((self._keys[layer], self._cached(self._rope(k, positions))))
+        self._values[layer] = np.concatenate((self._values[layer], self._cached(v)))
         q = self._rope(q, positions)
         keys = np.arange(self.n_past + n)[None, :]
         is_hidden = keys > positions[:, None]

@@ -422,17 +422,20 @@ static void a_request_that_takes_too_long_is_ended(void **state) {
 
 static void the_dtype_of_the_cache_is_the_callers(void **state) {
   (void)state;
-  static const char *const names[] = {NULL, "f16", "f32", "bf16"};
+  static const struct {
+    const char *name;
+    uint64_t row_bytes;
+  } dtypes[] = {{NULL, 32 * 2},   {"f16", 32 * 2}, {"f32", 32 * 4},
+                {"bf16", 32 * 2}, {"fp8", 32},     {"int8", 32 + 4}};
   int32_t tokens[30];
   harness_tokens(tokens, 30, 7);
   const consort_generate_options greedy = harness_greedy(5);
-  for (size_t i = 0; i < 4; i++) {
+  for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
     consort_session_options options = harness_options("cpu:0", "cpu:1");
-    options.kv_dtype = names[i];
+    options.kv_dtype = dtypes[i].name;
     consort_session *const session = harness_session(runtime, model, &options, NULL);
     consort_generate_result result = generate(session, tokens, 30, &greedy);
-    const uint64_t f32_bytes = (uint64_t)29 * 2 * 2 * 4 * 32 * 4;
-    assert_true(result.kv_bytes == (i == 2 ? f32_bytes : f32_bytes / 2));
+    assert_true(result.kv_bytes == 29 * 2 * 2 * 4 * dtypes[i].row_bytes);
     forget(&result);
     consort_session_destroy(session);
   }

@@ -1,5 +1,5 @@
-/* Conversions between float32 and the 16-bit formats, rounding to nearest even. Header-only, so
- * that host, plugins and the kit round alike. */
+/* Conversions between float32 and the floats of 16 and 8 bits, rounding to nearest even.
+ * Header-only, so that host, plugins and the kit round alike. */
 #ifndef CONSORT_HALF_H
 #define CONSORT_HALF_H
 
@@ -50,6 +50,32 @@ static inline uint16_t cs_f16_from_f32(float value) {
   }
   const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1u);
   return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+/* E4M3 has 4 bits of exponent (bias 7), 3 of fraction, no infinity, and NaN as 0x7f; its largest
+ * number is 448, its smallest 2^-9. */
+static inline float cs_f32_from_e4m3(uint8_t bits) {
+  const uint32_t sign = (uint32_t)(bits & 0x80u) << 24;
+  const uint32_t exponent = bits >> 3 & 0xfu, fraction = bits & 7u;
+  if ((bits & 0x7fu) == 0x7fu) return cs_f32_from_bits(sign | 0x7fc00000u);
+  if (exponent != 0) return cs_f32_from_bits(sign | (exponent + 120) << 23 | fraction << 20);
+  const float magnitude = (float)fraction * 0x1p-9f; /* subnormal or zero, exact */
+  return sign ? -magnitude : magnitude;
+}
+
+/* What is larger than 448, infinity included, becomes 448. */
+static inline uint8_t cs_e4m3_from_f32(float value) {
+  const uint32_t bits = cs_f32_to_bits(value);
+  const uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return (uint8_t)(sign | 0x7fu);
+  if (magnitude >= 0x43e00000u) return (uint8_t)(sign | 0x7eu);
+  if (magnitude < 0x3c800000u) { /* below 2^-6: adding 2^14 aligns the fraction to 2^-9 */
+    const float aligned = cs_f32_from_bits(magnitude) + 0x1p14f;
+    return (uint8_t)(sign | (cs_f32_to_bits(aligned) - 0x46800000u));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
+  return (uint8_t)(sign | ((rounded - 0x3c000000u) >> 20));
 }
 
 #endif

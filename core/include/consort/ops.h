@@ -170,7 +170,8 @@ typedef struct cs_moe_route_params {
  * sequence, counted from the start of block_table. wire holds elements of its dtype, converted
  * from the cache's where they differ (the error class is then EXACT for the rounded value). A wire
  * of CS_DTYPE_U8 is bytes: elements of the cache's own dtype, nothing converted; like every dtype
- * it is served where op_query says so.
+ * it is served where op_query says so. Rounding to CS_DTYPE_I8, here and in kv_write, and how its
+ * scales lie, is said in kv.h; between a wire and a cache of that dtype every bit is kept.
  * sum is one CS_DTYPE_U64: over the 32-bit little-endian words w[i] of the wire bytes, zero-padded,
  *   z = (i << 32 | w[i]) + 0x9e3779b97f4a7c15
  *   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;  z = (z ^ z >> 27) * 0x94d049bb133111eb

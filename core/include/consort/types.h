@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Number formats. Block formats (32 and up) hold GGUF's bytes; a row is a whole number of blocks.
- */
+ * In a KV plane, CS_DTYPE_I8 has a scale for each row: see kv.h. */
 #define CS_DTYPE_NONE       0
 #define CS_DTYPE_F32        1
 #define CS_DTYPE_F16        2

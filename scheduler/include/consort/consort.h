@@ -250,7 +250,7 @@ typedef struct consort_session_options {
   uint32_t n_context;     /* 0: the model's own, at most 4096 */
   const char *prefill;    /* "opencl:0"; NULL: as the planner chooses; "HOST:PORT/opencl:0" is */
   const char *decode;     /* in another process: then both are named */
-  const char *kv_dtype;   /* "f32", "f16", "bf16", "int8"; NULL: "f16" */
+  const char *kv_dtype;   /* "f32", "f16", "bf16", "fp8", "int8"; NULL: "f16" */
   uint32_t fallback;      /* CONSORT_FALLBACK_* */
   uint32_t n_threads;     /* for host cores; 0: all allowed */
   uint32_t n_batch;       /* tokens a prefill step; 0: 512 */

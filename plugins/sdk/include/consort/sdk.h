@@ -48,6 +48,8 @@ uint64_t cs_sdk_tensor_rows(const cs_tensor *tensor);
 uint64_t cs_sdk_tensor_columns(const cs_tensor *tensor);
 /* Bytes of n contiguous elements; 0 for an unknown dtype or a broken block. */
 uint64_t cs_sdk_dtype_bytes(uint32_t dtype, uint64_t n);
+/* Bytes of one row, the scales of a KV plane (kv.h) included; 0 as in cs_sdk_dtype_bytes. */
+uint64_t cs_sdk_tensor_row_bytes(const cs_tensor *tensor);
 /* Bytes from one row to the next, the dense distance where row_stride_bytes is 0. */
 uint64_t cs_sdk_tensor_stride(const cs_tensor *tensor);
 /* Bytes of the unit that offsets and strides are whole multiples of: an element, or one byte of a

@@ -1,0 +1,133 @@
+"""KV caches of fewer bits, whole models: logits against a float64 computation whose K and V rows are rounded as consort/kv.h says,
+alone and after a transfer that converts; and what the rounding itself costs against an f32 cache."""
+
+from __future__ import annotations
+
+import unittest
+from pathlib import Path
+
+import numpy as np
+from program import DEMO_F32, consort, consort_json, devices, scratch
+
+import compare
+import make_model
+import reference
+from gguf import GgufFile
+
+# Arithmetic in float32 against float64, and now and then an element that falls to the other side of a middle.
+ROUNDED_LIMIT = 1e-5
+# A layer's rows lose (largest / rms)^2 / (12 * 127^2) of their power in int8, 5e-5 where the largest element is three times the
+# usual one, and 2^-8 / 3 at most in fp8; the logits of these models multiply that by less than 10.
+LOSS_LIMITS = {"int8": 5e-4, "fp8": 1.4e-2}
+
+
+def rounded_e4m3(x: np.ndarray) -> np.ndarray:
+    magnitude = np.minimum(np.abs(x), 448.0)
+    exponent = np.maximum(np.floor(np.log2(np.maximum(magnitude, 1e-30))), -6)
+    step = np.exp2(exponent - 3)
+    return np.copysign(np.minimum(np.rint(magnitude / step) * step, 448.0), x)
+
+
+def rounded_int8(x: np.ndarray) -> np.ndarray:
+    scale = np.abs(x).max(axis=-1, keepdims=True) / 127
+    return np.rint(x / scale) * scale
+
+
+def rounded_f16(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float16).astype(np.float64)
+
+
+ROUND = {"int8": rounded_int8, "fp8": rounded_e4m3, "f16": rounded_f16}
+
+
+class RoundedReference(reference.Reference):
+    """A reference whose cache holds rows of `dtype`: rounded once, when they are written."""
+
+    def __init__(self, file: GgufFile, dtype: str) -> None:
+        super().__init__(file)
+        self.round = ROUND[dtype]
+
+    def _cached(self, rows: np.ndarray) -> np.ndarray:
+        return self.round(rows)
+
+
+class KvDtypeTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.models: list[tuple[Path, list[int]]] = []
+        options = ["--heads 4 --kv-heads 2 --head-dim 32", "--heads 8 --kv-heads 8 --head-dim 8", "--heads 2 --kv-heads 1 --head-dim 80"]
+        for index, chosen in enumerate(options):
+            path = scratch() / f"kv-{index}.gguf"
+            make_model.main([str(path), *chosen.split(), "--dtype", "f32"])
+            cls.models.append((path, [(7 * i + index) % 320 for i in range(41)]))
+
+    def logits(self, path: Path, tokens: list[int], *arguments: object) -> np.ndarray:
+        out = scratch() / "logits.npy"
+        done = consort("logits", path, "--tokens", ",".join(map(str, tokens)), "-o", out, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return np.load(out)
+
+    def devices_with(self, dtype: str) -> list[str]:
+        names = {"int8": "i8", "fp8": "f8_e4m3"}
+        plugins = consort_json("devices")["plugins"]
+        can = {d["name"] for p in plugins for d in p.get("devices", []) if names[dtype] in d["kv_dtypes"]}
+        return [name for name in devices() if name in can]
+
+    def test_logits_are_those_of_a_rounded_cache(self) -> None:
+        for dtype in ("int8", "fp8"):
+            self.assertIn("cpu:0", self.devices_with(dtype))
+            for path, tokens in self.models:
+                expected = RoundedReference(GgufFile.open(path), dtype).forward(tokens)
+                exact = reference.Reference(GgufFile.open(path)).forward(tokens)
+                for device in self.devices_with(dtype):
+                    with self.subTest(dtype=dtype, model=path.name, device=device):
+                        found = self.logits(path, tokens, "--device", device, "--kv-dtype", dtype)
+                        rounded = compare.compare(found, expected, ROUNDED_LIMIT)
+                        loss = compare.compare(found, exact, LOSS_LIMITS[dtype])
+                        print(f"{dtype} {path.name} {device}: NMSE {rounded.nmse:.1e} of a rounded cache, {loss.nmse:.1e} of an exact one")
+                        self.assertLessEqual(rounded.nmse, ROUNDED_LIMIT)
+                        self.assertEqual(rounded.n_wrong, 0)
+                        self.assertLessEqual(loss.nmse, LOSS_LIMITS[dtype])
+                        self.assertGreater(loss.nmse, 20 * rounded.nmse)
+                        self.assertEqual(loss.n_wrong, 0)
+
+    def test_transfers_keep_what_was_rounded(self) -> None:
+        """Rows after the split read K and V that the other device wrote and the wire carried."""
+        for dtype in ("int8", "fp8"):
+            for path, tokens in self.models[:2]:
+                expected = RoundedReference(GgufFile.open(path), dtype).forward(tokens)
+                for prefill in self.devices_with(dtype):
+                    for decode in self.devices_with(dtype):
+                        if prefill == decode:
+                            continue
+                        with self.subTest(dtype=dtype, prefill=prefill, decode=decode):
+                            found = self.logits(path, tokens, "--prefill", prefill, "--decode", decode, "--split", 17,
+                                                "--kv-dtype", dtype)
+                            result = compare.compare(found, expected, ROUNDED_LIMIT)
+                            self.assertLessEqual(result.nmse, ROUNDED_LIMIT)
+                            self.assertEqual(result.n_wrong, 0)
+
+    def test_a_device_without_the_format_says_so_in_one_line(self) -> None:
+        without = [name for name in devices() if name not in self.devices_with("int8")]
+        if not without:
+            self.skipTest("every device here has int8 KV")
+        done = consort("logits", self.models[0][0], "--tokens", "1,2,3", "--device", without[0], "--kv-dtype", "int8", "--fallback",
+                       "strict", "-o", scratch() / "none.npy")
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+    def test_the_demo_model_keeps_its_answer(self) -> None:
+        """Teacher-forced: the likeliest token of an int8 cache is that of f32 outside near ties, on the prompt's every position."""
+        prompt = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak."
+        tokens = [t["id"] for t in consort_json("tokenize", DEMO_F32, prompt)["tokens"]]
+        exact = reference.Reference(GgufFile.open(DEMO_F32)).forward(tokens)
+        for dtype in ("int8", "fp8"):
+            found = self.logits(DEMO_F32, tokens, "--device", "cpu:0", "--kv-dtype", dtype)
+            result = compare.compare(found, exact, LOSS_LIMITS[dtype])
+            print(f"demo model, {dtype}: NMSE {result.nmse:.1e}")
+            self.assertLessEqual(result.nmse, LOSS_LIMITS[dtype])
+            self.assertEqual(result.n_wrong, 0)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
