@@ -147,8 +147,9 @@ static bool parse(bench_flags *flags, int argc, char **argv, int *status) {
   consort_bench_options *bench = &flags->bench;
   const cli_option options[] = {
       {"shape", 0, CLI_OPTION_STRING, &flags->shape, "NAME",
-       "random weights made in memory instead of a file: llama-tiny, llama-1b, llama-8b", 0, 0,
-       NULL},
+       "random weights made in memory instead of a file: llama-tiny, llama-160m, llama-1b, "
+       "llama-8b",
+       0, 0, NULL},
       {"format", 0, CLI_OPTION_STRING, &flags->format, "FORMAT",
        "their number format, as in Q8_0, Q4_0, Q4_K_M, F16, BF16", 0, 0, NULL},
       {"write", 0, CLI_OPTION_STRING, &flags->write_to, "FILE",

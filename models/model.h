@@ -62,8 +62,8 @@ cs_status cs_model_open(const char *path, cs_model **out, cs_error *error);
 cs_status cs_model_open_vocabulary(const char *path, cs_model **out, cs_error *error);
 
 /* A model of seeded random weights in memory, for benchmarks: shape "llama-1b" (16 layers, 2048
- * wide, 32 heads, 8 KV heads, FFN 8192, vocabulary 32000), "llama-8b", "llama-tiny"; matrices in
- * `dtype`. One pool of random blocks is made and repeated: all matrices are windows into it, so
+ * wide, 32 heads, 8 KV heads, FFN 8192, vocabulary 32000), "llama-8b", "llama-160m", "llama-tiny";
+ * matrices in `dtype`. One pool of random blocks is made and repeated: all matrices are windows into it, so
  * that a model of many gigabytes costs the host only its largest matrix. It has no tokenizer.
  * CS_NOT_FOUND names a shape that is not known, CS_UNSUPPORTED a dtype that is no weight format. */
 cs_status cs_model_open_shape(const char *shape, uint32_t dtype, uint64_t seed, cs_model **out,

@@ -34,6 +34,18 @@ static const model_shape shapes[] = {
       .n_context = 4096,
       .n_rot = 32,
       .rope_base = 10000.0f}},
+    {"llama-160m",
+     {.n_layers = 12,
+      .n_embd = 768,
+      .n_heads = 12,
+      .n_kv_heads = 12,
+      .k_width = 64,
+      .v_width = 64,
+      .n_ff = 3072,
+      .n_vocab = 32000,
+      .n_context = 32768,
+      .n_rot = 64,
+      .rope_base = 10000.0f}},
     {"llama-1b",
      {.n_layers = 16,
       .n_embd = 2048,
@@ -262,8 +274,9 @@ cs_status cs_model_open_mixed_shape(const char *shape, uint32_t dtype, uint32_t 
   for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
     if (strcmp(shapes[i].name, shape) == 0) found = &shapes[i];
   if (!found)
-    return cs_error_set(error, CS_NOT_FOUND,
-                        "shape \"%s\" is not known (llama-tiny, llama-1b and llama-8b are)", shape);
+    return cs_error_set(
+        error, CS_NOT_FOUND,
+        "shape \"%s\" is not known (llama-tiny, llama-160m, llama-1b and llama-8b are)", shape);
   if (!is_weight_format(dtype) || !is_weight_format(upper))
     return cs_error_set(error, CS_UNSUPPORTED, "shape \"%s\": dtype %u is no weight format", shape,
                         is_weight_format(dtype) ? upper : dtype);

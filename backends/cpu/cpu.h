@@ -14,7 +14,9 @@
 #include "pool.h"
 #include "topology.h"
 
-#define CPU_TENSOR_ALIGN 64
+#define CPU_TENSOR_ALIGN    64
+#define CPU_MAX_THREADS     256
+#define CPU_HUGE_PAGE_BYTES (UINT64_C(2) << 20)
 
 /* What weights_pack made; dtype CS_DTYPE_NONE in plain memory. See pack.c for the layouts. */
 typedef struct cpu_packed {
@@ -56,7 +58,11 @@ struct cs_plugin_device {
   const cpu_kernels *kernels;
   cpu_rounding int8;     /* with weights in blocks */
   cpu_rounding bf16;     /* with weights of 16 bits; NEVER where the kernels have no such tile */
-  const uint32_t *cores; /* where thread i runs; NULL: not pinned */
+  const uint32_t *cores; /* where thread i runs, of units; NULL: not pinned */
+  uint32_t units[CPU_MAX_THREADS];
+  uint16_t nodes[CPU_MAX_THREADS]; /* whose memory is next to thread i */
+  bool spreads; /* packed weights go to the nodes of the threads that read them */
+  bool on_node; /* all memory goes to the one node of all threads */
   cpu_pool *pool;
   pthread_mutex_t turn; /* held for one op: streams of one device take turns */
 };
@@ -81,6 +87,9 @@ extern const cs_weights_map_table cpu_weights_map_table;
 /* Aligned host memory for `bytes`; CS_OUT_OF_MEMORY when the machine has not that much left. */
 cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_memory **out,
                             cs_error *error);
+/* Asks for pages of large pieces on the nodes of the threads that begin in them, where that is
+ * wanted: `bytes` at `data`, dealt as cpu_pool_for deals items. Before the first touch. */
+void cpu_memory_spread(const cs_plugin_device *device, unsigned char *data, uint64_t bytes);
 /* A handle for `bytes` of the host's, which stay mapped and are only read. */
 cs_status cpu_memory_borrow(cs_plugin_device *device, const void *data, uint64_t bytes,
                             cs_plugin_memory **out, cs_error *error);

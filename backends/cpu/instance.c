@@ -8,13 +8,15 @@
 #include <string.h>
 
 #define MAX_PARTITIONS 64
-#define MAX_THREADS    256
+#define NUMA_AUTO      (-1)
+#define NUMA_OFF       (-2)
 
 typedef struct device_options {
   uint32_t n_threads; /* 0: one a core */
   const cpu_kernels *kernels;
   cpu_rounding int8;
   cpu_rounding bf16;
+  int32_t node; /* the only one to use; NUMA_AUTO, NUMA_OFF */
 } device_options;
 
 /* ---- instance ---- */
@@ -99,8 +101,11 @@ static void fill_properties(const cs_plugin_instance *instance, uint32_t partiti
       .activation_dtype = CS_DTYPE_F32,
       .concurrency = n_threads,
   };
-  snprintf(properties.description, sizeof properties.description, "%s (%u core%s)",
-           instance->topology.model, n_cores, n_cores == 1 ? "" : "s");
+  const uint32_t n_nodes = cpu_cores_n_nodes(&instance->topology.cores[first], n_cores);
+  char nodes[32] = "";
+  if (n_nodes > 1) snprintf(nodes, sizeof nodes, ", %u memory nodes", n_nodes);
+  snprintf(properties.description, sizeof properties.description, "%s (%u core%s%s)",
+           instance->topology.model, n_cores, n_cores == 1 ? "" : "s", nodes);
   snprintf(properties.driver, sizeof properties.driver, "consort-cpu %s %s%s", CPU_VERSION,
            kernels->name, "");
   cs_sdk_struct_write(out, &properties, sizeof properties);
@@ -137,12 +142,23 @@ static cs_status read_rounding(const cs_option *option, cpu_rounding *out, cs_er
                       option->key, option->value);
 }
 
+static cs_status read_node(const cs_option *option, int32_t *node, cs_error *error) {
+  const bool is_auto = strcmp(option->value, "auto") == 0;
+  *node = is_auto ? NUMA_AUTO : NUMA_OFF;
+  if (is_auto || strcmp(option->value, "off") == 0) return CS_OK;
+  const bool is_zero = strcmp(option->value, "0") == 0;
+  *node = is_zero ? 0 : (int32_t)parse_count(option->value, UINT16_MAX);
+  if (is_zero || *node > 0) return CS_OK;
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "numa=%.32s: not auto, off or a node's number",
+                      option->value);
+}
+
 static cs_status read_option(const cs_option *option, device_options *to, cs_error *error) {
   if (strcmp(option->key, "threads") == 0) {
-    to->n_threads = parse_count(option->value, MAX_THREADS);
+    to->n_threads = parse_count(option->value, CPU_MAX_THREADS);
     if (to->n_threads > 0) return CS_OK;
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "threads=%.32s: not a number from 1 to %d",
-                        option->value, MAX_THREADS);
+                        option->value, CPU_MAX_THREADS);
   }
   if (strcmp(option->key, "kernel") == 0) {
     to->kernels = cpu_kernels_find(option->value);
@@ -154,9 +170,39 @@ static cs_status read_option(const cs_option *option, device_options *to, cs_err
   }
   if (strcmp(option->key, "int8") == 0) return read_rounding(option, &to->int8, error);
   if (strcmp(option->key, "bf16") == 0) return read_rounding(option, &to->bf16, error);
+  if (strcmp(option->key, "numa") == 0) return read_node(option, &to->node, error);
   return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                      "unknown option '%.32s': there are threads, kernel, int8 and bf16",
+                      "unknown option '%.32s': there are threads, kernel, int8, bf16 and numa",
                       option->key);
+}
+
+/* Threads beyond the cores that there are run wherever the system puts them. */
+static cs_status take_cores(cs_plugin_device *device, const device_options *chosen,
+                            cs_error *error) {
+  uint32_t first;
+  cpu_core cores[CPU_MAX_CORES];
+  const uint32_t n_all = partition_cores(device->instance, device->partition, &first);
+  const cpu_core *const all = &device->instance->topology.cores[first];
+  uint32_t n = 0;
+  for (uint32_t i = 0; i < n_all; i++)
+    if (chosen->node < 0 || all[i].node == chosen->node) cores[n++] = all[i];
+  if (n == 0)
+    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
+                        "numa=%d: none of the device's %u cores is on that node", chosen->node,
+                        n_all);
+  device->n_threads = chosen->n_threads     ? chosen->n_threads
+                      : n < CPU_MAX_THREADS ? n
+                                            : CPU_MAX_THREADS;
+  const bool pins = device->n_threads <= n;
+  n = cpu_cores_choose(cores, n, device->n_threads, cores);
+  for (uint32_t i = 0; i < device->n_threads; i++) {
+    device->units[i] = cores[i % n].unit;
+    device->nodes[i] = cores[i % n].node;
+  }
+  if (pins) device->cores = device->units;
+  device->spreads = pins && chosen->node == NUMA_AUTO && cpu_cores_n_nodes(cores, n) > 1;
+  device->on_node = chosen->node >= 0;
+  return CS_OK;
 }
 
 static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
@@ -165,7 +211,7 @@ static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
   *out = NULL;
   if (index >= instance->n_partitions)
     return cs_sdk_error(error, CS_NOT_FOUND, 0, "there are %u devices", instance->n_partitions);
-  device_options chosen = {.kernels = cpu_kernels_find(NULL)};
+  device_options chosen = {.kernels = cpu_kernels_find(NULL), .node = NUMA_AUTO};
   for (uint32_t i = 0; i < n_options; i++) {
     const cs_option *option = (const void *)((const char *)options + (size_t)i * option_stride);
     const cs_status status = read_option(option, &chosen, error);
@@ -174,18 +220,16 @@ static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
   const cs_host *host = instance->host;
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 64);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
-  uint32_t first;
-  const uint32_t n_cores = partition_cores(instance, index, &first);
   memset(device, 0, sizeof *device);
   device->host = host;
   device->instance = instance;
   device->partition = index;
-  device->n_threads = chosen.n_threads ? chosen.n_threads : n_cores;
   device->kernels = chosen.kernels;
   device->int8 = chosen.int8;
   device->bf16 = cpu_kernels_have_bf16(chosen.kernels) ? chosen.bf16 : CPU_ROUND_NEVER;
-  if (device->n_threads <= n_cores) device->cores = &instance->topology.cores[first];
-  if (pthread_mutex_init(&device->turn, NULL) != 0) goto err_free_device;
+  cs_status status = take_cores(device, &chosen, error);
+  if (status != CS_OK) goto err_free_device;
+  if (pthread_mutex_init(&device->turn, NULL) != 0) goto err_no_threads;
   device->pool = cpu_pool_create(host, device->n_threads, device->cores);
   if (!device->pool) goto err_destroy_turn;
   *out = device;
@@ -193,10 +237,11 @@ static cs_status cpu_device_open(cs_plugin_instance *instance, uint32_t index,
 
 err_destroy_turn:
   pthread_mutex_destroy(&device->turn);
+err_no_threads:
+  status = cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for %u threads", device->n_threads);
 err_free_device:
   host->deallocate(host->context, device);
-  return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for %u threads",
-                      chosen.n_threads ? chosen.n_threads : n_cores);
+  return status;
 }
 
 static void cpu_device_close(cs_plugin_device *device) {

@@ -10,8 +10,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
-#define LARGE_BYTES     (UINT64_C(8) << 20)
+#include "numa.h"
+
+#define LARGE_BYTES (UINT64_C(8) << 20)
+
+/* Whole huge pages alone: what is smaller comes from a heap that others use too. */
+static void place(const cs_plugin_device *device, unsigned char *data, uint64_t bytes) {
+  cpu_span spans[CPU_MAX_THREADS];
+  const uint64_t before = -(uintptr_t)data % CPU_HUGE_PAGE_BYTES;
+  if (bytes < LARGE_BYTES) return;
+  const uint64_t whole = (bytes - before) / CPU_HUGE_PAGE_BYTES * CPU_HUGE_PAGE_BYTES;
+  const uint32_t n =
+      cpu_numa_deal(device->nodes, device->n_threads, whole, CPU_HUGE_PAGE_BYTES, spans);
+  cpu_numa_bind(data + before, spans, n);
+}
 
 cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_memory **out,
                             cs_error *error) {
@@ -26,15 +38,22 @@ cs_status cpu_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_
   memset(memory, 0, sizeof *memory);
   memory->bytes = bytes;
   memory->fd = -1;
-  memory->data = host->allocate(host->context, bytes, large ? HUGE_PAGE_BYTES : CPU_TENSOR_ALIGN);
+  memory->data =
+      host->allocate(host->context, bytes, large ? CPU_HUGE_PAGE_BYTES : CPU_TENSOR_ALIGN);
   if (!memory->data) {
     host->deallocate(host->context, memory);
     return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for %llu bytes",
                         (unsigned long long)bytes);
   }
-  if (large) madvise(memory->data, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES, MADV_HUGEPAGE);
+  if (large)
+    madvise(memory->data, bytes / CPU_HUGE_PAGE_BYTES * CPU_HUGE_PAGE_BYTES, MADV_HUGEPAGE);
+  if (device->on_node) place(device, memory->data, bytes);
   *out = memory;
   return CS_OK;
+}
+
+void cpu_memory_spread(const cs_plugin_device *device, unsigned char *data, uint64_t bytes) {
+  if (device->spreads) place(device, data, bytes);
 }
 
 cs_status cpu_memory_borrow(cs_plugin_device *device, const void *data, uint64_t bytes,

@@ -123,6 +123,8 @@ static void pack_weight(cs_plugin_device *device, cs_plugin_memory *memory,
   const cpu_packed *packed = &memory->packed;
   pack_job job = {
       .memory = memory, .source = source, .panels = packed->expert_bytes / packed->panel_bytes};
+  for (uint64_t e = 0; e < packed->n_experts; e++)
+    cpu_memory_spread(device, memory->data + e * packed->expert_bytes, packed->expert_bytes);
   pthread_mutex_lock(&device->turn);
   cpu_pool_for(device->pool, packed->n_experts * job.panels, 4, pack_panels, &job);
   pthread_mutex_unlock(&device->turn);

@@ -1,7 +1,6 @@
 /* Two limits bind a process: the cores it may run on, and the processor time its cgroup is paid.
  * More threads than that time make each other wait, so that the quota, rounded up, bounds the
- * number of cores used. hwloc tells hardware threads of one core apart; without it every allowed
- * hardware thread counts as a core. */
+ * number of cores used. */
 #include "topology.h"
 
 #include <inttypes.h>
@@ -11,43 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifdef CPU_HAVE_HWLOC
-#include <hwloc.h>
-#endif
-
 /* ---- cores ---- */
 
-#ifdef CPU_HAVE_HWLOC
-
-/* The first allowed hardware thread of every core that has one. */
-static uint32_t hwloc_cores(const cpu_set_t *allowed, uint32_t *cores) {
-  hwloc_topology_t topology;
-  if (hwloc_topology_init(&topology) != 0) return 0;
-  uint32_t n = 0;
-  if (hwloc_topology_load(topology) == 0) {
-    hwloc_obj_t core = NULL;
-    while ((core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, core)) != NULL) {
-      int unit = -1;
-      while ((unit = hwloc_bitmap_next(core->cpuset, unit)) != -1)
-        if (unit < CPU_SETSIZE && CPU_ISSET((size_t)unit, allowed)) break;
-      if (unit != -1 && n < CPU_MAX_CORES) cores[n++] = (uint32_t)unit;
-    }
-  }
-  hwloc_topology_destroy(topology);
-  return n;
-}
-
-#else
-
-static uint32_t hwloc_cores(const cpu_set_t *allowed, uint32_t *cores) {
-  (void)allowed;
-  (void)cores;
-  return 0;
-}
-
-#endif
-
-static uint32_t allowed_cores(uint32_t *cores) {
+static uint32_t allowed_cores(cpu_core *cores) {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
     const long n = sysconf(_SC_NPROCESSORS_ONLN);
@@ -55,11 +20,7 @@ static uint32_t allowed_cores(uint32_t *cores) {
     for (long i = 0; i < (n > 0 ? n : 1) && i < CPU_SETSIZE; i++)
       CPU_SET((size_t)i, &allowed);
   }
-  uint32_t n = hwloc_cores(&allowed, cores);
-  if (n > 0) return n;
-  for (uint32_t i = 0; i < CPU_SETSIZE && n < CPU_MAX_CORES; i++)
-    if (CPU_ISSET(i, &allowed)) cores[n++] = i;
-  return n;
+  return cpu_cores_read(&allowed, cores);
 }
 
 /* ---- cgroup ---- */
@@ -133,7 +94,9 @@ static void read_model(char *model, size_t bytes) {
 void cpu_topology_read(cpu_topology *topology) {
   memset(topology, 0, sizeof *topology);
   const uint32_t n = allowed_cores(topology->cores);
-  topology->n_cores = (uint32_t)cgroup_bound("cpu.max", n > 0 ? n : 1, bound_by_quota);
+  const uint64_t n_paid = cgroup_bound("cpu.max", n > 0 ? n : 1, bound_by_quota);
+  topology->n_cores = (uint32_t)n_paid;
+  cpu_cores_choose(topology->cores, n, (uint32_t)n_paid, topology->cores);
   read_model(topology->model, sizeof topology->model);
 }
 

@@ -4,16 +4,16 @@
 
 #include <stdint.h>
 
-#define CPU_MAX_CORES 1024
+#include "cores.h"
 
 typedef struct cpu_topology {
-  uint32_t n_cores;              /* at least 1 */
-  uint32_t cores[CPU_MAX_CORES]; /* the operating system's numbers, one a physical core */
-  char model[64];                /* "AMD EPYC"; "CPU" when unknown */
+  uint32_t n_cores; /* at least 1 */
+  cpu_core cores[CPU_MAX_CORES];
+  char model[64]; /* "AMD EPYC"; "CPU" when unknown */
 } cpu_topology;
 
 /* Physical cores inside the process's affinity, as many as the cgroup's processor quota pays
- * for. */
+ * for, in the order of cpu_cores_choose. */
 void cpu_topology_read(cpu_topology *topology);
 
 /* RAM of the machine, or the cgroup's limit where that is lower. */

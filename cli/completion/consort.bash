@@ -32,7 +32,7 @@ _consort() {
     -t | --type) mapfile -t COMPREPLY < <(compgen -W "Q8_0 Q4_0 Q4_K_M Q6_K" -- "$current"); return ;;
     --fallback) mapfile -t COMPREPLY < <(compgen -W "strict warn allow" -- "$current"); return ;;
     --shape)
-      mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-1b llama-8b" -- "$current"); return ;;
+      mapfile -t COMPREPLY < <(compgen -W "llama-tiny llama-160m llama-1b llama-8b" -- "$current"); return ;;
     --format)
       mapfile -t COMPREPLY < <(compgen -W "F32 F16 BF16 Q8_0 Q4_0 Q4_K_M" -- "$current"); return ;;
     -o | --output | -f | --file | --against-model | --secret-file | --model | --write)

@@ -9,6 +9,20 @@ foreach(name cpu_device_test cpu_matmul_test cpu_ops_test cpu_attention_test)
   add_dependencies(${name} consort_plugin_cpu)
 endforeach()
 
+# Parts of the plugin alone, on topologies that hwloc makes up.
+consort_add_unit_test(cpu_cores_test consort_sdk)
+target_include_directories(cpu_cores_test PRIVATE ${PROJECT_SOURCE_DIR}/backends/cpu)
+foreach(source cores numa pool)
+  target_sources(cpu_cores_test PRIVATE ${PROJECT_SOURCE_DIR}/backends/cpu/${source}.c)
+endforeach()
+if(NOT CONSORT_CPU_HWLOC STREQUAL "OFF")
+  pkg_check_modules(HWLOC IMPORTED_TARGET hwloc)
+endif()
+if(TARGET PkgConfig::HWLOC)
+  target_compile_definitions(cpu_cores_test PRIVATE CPU_HAVE_HWLOC)
+  target_link_libraries(cpu_cores_test PRIVATE PkgConfig::HWLOC)
+endif()
+
 # The kit on the tables that this machine would not choose.
 foreach(kernel generic avx2 avx2vnni)
   if(TARGET consort-cts)

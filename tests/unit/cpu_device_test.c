@@ -38,6 +38,21 @@ static void unknown_options_are_refused(void **state) {
   harness_close(&h);
 }
 
+static void a_node_is_one_that_is_there(void **state) {
+  (void)state;
+  cpu_harness h;
+  assert_true(harness_open(&h, "generic", "1"));
+  static const char *const good[] = {"auto", "off"}, *const bad[] = {"", "x", "-1", "0x", "65536"};
+  cs_error error = CS_ERROR_INIT;
+  for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
+    assert_int_equal(open_with(&h, "numa", good[i], &error), CS_OK);
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    assert_int_equal(open_with(&h, "numa", bad[i], &error), CS_INVALID_ARGUMENT);
+  assert_int_equal(open_with(&h, "numa", "65535", &error), CS_INVALID_ARGUMENT);
+  assert_non_null(strstr(error.message, "none of the device's"));
+  harness_close(&h);
+}
+
 /* What the kernel says of the processor, in the words of /proc/cpuinfo. */
 static bool processor_has(const char *word) {
   FILE *file = fopen("/proc/cpuinfo", "r");
@@ -225,6 +240,7 @@ static void two_streams_of_one_device_take_turns(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(unknown_options_are_refused),
+      cmocka_unit_test(a_node_is_one_that_is_there),
       cmocka_unit_test(every_table_runs_where_the_processor_can),
       cmocka_unit_test(partitions_present_several_devices),
       cmocka_unit_test(only_allowed_cores_are_used),

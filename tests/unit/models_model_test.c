@@ -327,10 +327,13 @@ static void shapes_have_the_sizes_they_are_named_for(void **state) {
   const struct {
     const char *name;
     uint64_t parameters;
-  } shapes[] = {{"llama-tiny", 1835008}, {"llama-1b", 1038614528}, {"llama-8b", 7504658432}};
+  } shapes[] = {{"llama-tiny", 1835008},
+                {"llama-160m", 137822208},
+                {"llama-1b", 1038614528},
+                {"llama-8b", 7504658432}};
   cs_error error = CS_ERROR_INIT;
   cs_model *model;
-  for (size_t i = 0; i < 3; i++) {
+  for (size_t i = 0; i < 4; i++) {
     assert_int_equal(cs_model_open_shape(shapes[i].name, CS_DTYPE_Q4_0, 1, &model, &error), CS_OK);
     assert_int_equal(cs_model_matmul_parameters(model), shapes[i].parameters);
     assert_string_equal(cs_model_format(model), "q4_0");

@@ -111,8 +111,8 @@ CONSORT_API cs_status consort_model_open(consort_runtime *runtime, const char *p
 /* Opens the tokenizer alone: any architecture, vocabulary-only files included. */
 CONSORT_API cs_status consort_model_open_vocabulary(consort_runtime *runtime, const char *path,
                                                     consort_model **out, cs_error *error);
-/* Seeded random weights in memory, for benchmarks: "llama-tiny", "llama-1b", "llama-8b"; matrices
- * in `format` ("q8_0", "q4_0", "f32", "f16", "bf16"; "q4_k_m": Q4_K with some Q6_K). */
+/* Seeded random weights in memory, for benchmarks: "llama-tiny", "llama-160m", "llama-1b",
+ * "llama-8b"; matrices in `format` ("q8_0", "q4_0", "f32", "f16", "bf16"; "q4_k_m": Q4_K with some Q6_K). */
 CONSORT_API cs_status consort_model_open_shape(consort_runtime *runtime, const char *shape,
                                                const char *format, uint64_t seed,
                                                consort_model **out, cs_error *error);
