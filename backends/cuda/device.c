@@ -1,11 +1,16 @@
 /* An open device: the primary context, which other users of CUDA in the process share, and the
  * kernels of the embedded fat binary. The context is current only between enter and leave, so that
  * a host that uses CUDA itself finds its own. */
-#include "cuda_plugin.h"
+#include "blas.h"
+#include "nvml.h"
 
 #include <string.h>
 
 extern const unsigned char cuda_kernels_image[]; /* image.S */
+
+typedef struct device_options {
+  bool graphs, cublaslt;
+} device_options;
 
 const char *cuda_kernel_name(cuda_kernel kernel) {
   static const char *const names[] = {
@@ -26,17 +31,26 @@ void cuda_leave(cs_plugin_device *device) {
   device->driver->CtxPopCurrent(&popped);
 }
 
-static cs_status read_options(cs_plugin_device *device, const cs_option *options,
-                              uint32_t n_options, uint32_t stride, cs_error *error) {
+static cs_status read_switch(const cs_option *option, bool *out, cs_error *error) {
+  *out = strcmp(option->value, "on") == 0;
+  if (*out || strcmp(option->value, "off") == 0) return CS_OK;
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s=%.32s: must be on or off", option->key,
+                      option->value);
+}
+
+static cs_status read_options(device_options *out, const cs_option *options, uint32_t n_options,
+                              uint32_t stride, cs_error *error) {
+  *out = (device_options){.graphs = true, .cublaslt = true};
   for (uint32_t i = 0; i < n_options; i++) {
     const cs_option *option = (const cs_option *)(const void *)((const char *)options + i * stride);
-    if (strcmp(option->key, "graphs") != 0)
-      return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "unknown option '%.32s' (there is graphs)",
-                          option->key);
-    device->use_graphs = strcmp(option->value, "on") == 0;
-    if (!device->use_graphs && strcmp(option->value, "off") != 0)
-      return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "graphs=%.32s: must be on or off",
-                          option->value);
+    bool *found = strcmp(option->key, "graphs") == 0     ? &out->graphs
+                  : strcmp(option->key, "cublaslt") == 0 ? &out->cublaslt
+                                                         : NULL;
+    if (!found)
+      return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
+                          "unknown option '%.32s' (there are graphs and cublaslt)", option->key);
+    const cs_status status = read_switch(option, found, error);
+    if (status != CS_OK) return status;
   }
   return CS_OK;
 }
@@ -65,32 +79,42 @@ cs_status cuda_device_open(cs_plugin_instance *instance, uint32_t index, const c
   if (index >= instance->n_devices)
     return cs_sdk_error(error, CS_NOT_FOUND, 0, "there is no CUDA device %u", index);
   const cs_host *host = instance->host;
+  device_options wanted;
+  cs_status status = read_options(&wanted, options, n_options, option_stride, error);
+  if (status != CS_OK) return status;
   cs_plugin_device *device = host->allocate(host->context, sizeof *device, 16);
   if (!device) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
   memset(device, 0, sizeof *device);
   device->sdk = (cs_sdk_device){.host = host, .driver = &cuda_sdk_driver};
   device->driver = &instance->driver;
   device->ordinal = instance->devices[index];
-  device->use_graphs = true;
+  device->use_graphs = wanted.graphs;
+  device->has_bf16 = cuda_capability(device->driver, device->ordinal) >= 80;
   cuda_describe(device->driver, device->ordinal, &device->properties);
   device->n_units = device->properties.concurrency ? device->properties.concurrency : 1;
-  cs_status status = read_options(device, options, n_options, option_stride, error);
-  if (status != CS_OK) goto err_free;
+  status = cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for the device");
+  if (pthread_mutex_init(&device->clock_mutex, NULL) != 0) goto err_free;
+  if (wanted.cublaslt && !(device->blas = cuda_blas_create(device))) goto err_mutex;
   const CUresult code = device->driver->DevicePrimaryCtxRetain(&device->context, device->ordinal);
   if (code != CUDA_SUCCESS) {
     status = cuda_error(device->driver, error, code, "cuDevicePrimaryCtxRetain");
-    goto err_free;
+    goto err_blas;
   }
   status = cuda_enter(device, error);
   if (status != CS_OK) goto err_release;
   status = load_kernels(device, error);
   cuda_leave(device);
   if (status != CS_OK) goto err_release;
+  device->nvml = cuda_nvml_open(host, device->properties.uuid);
   *out = device;
   return CS_OK;
 
 err_release:
   device->driver->DevicePrimaryCtxRelease(device->ordinal);
+err_blas:
+  cuda_blas_destroy(device->blas);
+err_mutex:
+  pthread_mutex_destroy(&device->clock_mutex);
 err_free:
   host->deallocate(host->context, device);
   return status;
@@ -98,11 +122,15 @@ err_free:
 
 void cuda_device_close(cs_plugin_device *device) {
   if (!device) return;
+  cuda_nvml_close(device->nvml);
+  cuda_blas_destroy(device->blas);
   if (cuda_enter(device, NULL) == CS_OK) {
+    if (device->clock_event) device->driver->EventDestroy(device->clock_event);
     device->driver->ModuleUnload(device->module);
     cuda_leave(device);
   }
   device->driver->DevicePrimaryCtxRelease(device->ordinal);
+  pthread_mutex_destroy(&device->clock_mutex);
   device->sdk.host->deallocate(device->sdk.host->context, device);
 }
 

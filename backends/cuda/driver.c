@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "consort/sdk.h"
+#include "nvml.h"
 
 /* A driver runs the kernels of its own major version and of older ones. */
 #define VERSION_NEEDED (CUDA_VERSION / 1000 * 1000)
@@ -45,6 +46,15 @@ static cs_status check_version(cuda_driver *driver, void *library, cs_error *err
   return CS_OK;
 }
 
+cs_status cuda_no_device(CUresult code, cs_error *error) {
+  return cs_sdk_error(
+      error, CS_NOT_FOUND, code,
+      cuda_nvml_finds_mig()
+          ? "the NVIDIA driver finds no device: a GPU in MIG mode is used by way of "
+            "an instance (nvidia-smi mig -cgi, CUDA_VISIBLE_DEVICES=MIG-...)"
+          : "the NVIDIA driver finds no device");
+}
+
 cs_status cuda_driver_start(cuda_driver *driver, cs_error *error) {
   memset(driver, 0, sizeof *driver);
   void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -56,8 +66,7 @@ cs_status cuda_driver_start(cuda_driver *driver, cs_error *error) {
   if (code == CUDA_ERROR_STUB_LIBRARY)
     return cs_sdk_error(error, CS_NOT_FOUND, code,
                         "the libcuda.so.1 found is the toolkit's stub, not an NVIDIA driver");
-  if (code == CUDA_ERROR_NO_DEVICE)
-    return cs_sdk_error(error, CS_NOT_FOUND, code, "the NVIDIA driver finds no device");
+  if (code == CUDA_ERROR_NO_DEVICE) return cuda_no_device(code, error);
   cs_status status = code == CUDA_SUCCESS || code == CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
                          ? check_version(driver, library, error)
                          : CS_OK;

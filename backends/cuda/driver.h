@@ -32,7 +32,11 @@
   X(MemFree)                                                                                       \
   X(MemHostAlloc)                                                                                  \
   X(MemFreeHost)                                                                                   \
+  X(MemHostRegister)                                                                               \
+  X(MemHostUnregister)                                                                             \
+  X(MemHostGetDevicePointer)                                                                       \
   X(MemcpyHtoD)                                                                                    \
+  X(MemcpyDtoH)                                                                                    \
   X(MemcpyHtoDAsync)                                                                               \
   X(MemcpyDtoHAsync)                                                                               \
   X(MemcpyAsync)                                                                                   \
@@ -49,7 +53,12 @@
   X(GraphDestroy)                                                                                  \
   X(GraphExecDestroy)                                                                              \
   X(GraphLaunch)                                                                                   \
-  X(LaunchKernel)
+  X(LaunchKernel)                                                                                  \
+  X(EventCreate)                                                                                   \
+  X(EventDestroy)                                                                                  \
+  X(EventRecord)                                                                                   \
+  X(EventSynchronize)                                                                              \
+  X(EventElapsedTime)
 
 typedef struct cuda_driver {
 #define CUDA_MEMBER(name) __typeof__(&cu##name) name;
@@ -60,6 +69,9 @@ typedef struct cuda_driver {
 
 /* Loads and starts the driver. The error is one line that says what is missing. */
 cs_status cuda_driver_start(cuda_driver *driver, cs_error *error);
+
+/* The error of a driver without a device, with what to do where that is known. */
+cs_status cuda_no_device(CUresult code, cs_error *error);
 
 /* Fills *error with the call that failed and the driver's name for its code. Codes after which the
  * context is dead become CS_DEVICE_LOST. */

@@ -1,5 +1,6 @@
-/* Which devices there are: those of the driver, in its order, that the kernels can run on. The
- * driver lists a MIG instance as a device of its own, and so does this. */
+/* Which devices there are: those of the driver, in its order, that the kernels can run on. A MIG
+ * instance is one of them, the only one a process sees of its GPU, with memory and multiprocessors
+ * of its own. */
 #include "plan.h"
 
 #include <stdio.h>
@@ -13,7 +14,7 @@ static int attribute(const cuda_driver *driver, CUdevice ordinal, CUdevice_attri
   return driver->DeviceGetAttribute(&value, which, ordinal) == CUDA_SUCCESS ? value : 0;
 }
 
-static int capability(const cuda_driver *driver, CUdevice ordinal) {
+int cuda_capability(const cuda_driver *driver, CUdevice ordinal) {
   return 10 * attribute(driver, ordinal, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
          attribute(driver, ordinal, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 }
@@ -27,11 +28,11 @@ static cs_status find_devices(const cuda_driver *driver, CUdevice found[MAX_DEVI
   for (int i = 0; i < n && *n_found < MAX_DEVICES; i++) {
     CUdevice ordinal;
     if (driver->DeviceGet(&ordinal, i) == CUDA_SUCCESS &&
-        capability(driver, ordinal) >= CAPABILITY_NEEDED)
+        cuda_capability(driver, ordinal) >= CAPABILITY_NEEDED)
       found[(*n_found)++] = ordinal;
   }
   if (*n_found > 0) return CS_OK;
-  return n == 0 ? cs_sdk_error(error, CS_NOT_FOUND, 0, "the NVIDIA driver finds no device")
+  return n == 0 ? cuda_no_device(CUDA_SUCCESS, error)
                 : cs_sdk_error(error, CS_NOT_FOUND, 0,
                                "no NVIDIA device has compute capability 7.5 or more");
 }
@@ -64,8 +65,10 @@ static uint32_t device_count(cs_plugin_instance *instance) {
   return instance->n_devices;
 }
 
-/* "GPU-5fe8a2c1-...", as nvidia-smi writes it, and the domain that follows from it. */
-static void describe_identity(const cuda_driver *driver, CUdevice ordinal,
+/* "GPU-5fe8a2c1-..." or, of an instance, "MIG-...", as nvidia-smi writes it, and the domain that
+ * follows from it: instances of one GPU share neither memory nor multiprocessors. The driver gives
+ * an instance's own uuid, and its profile in the name ("... MIG 1g.10gb"). */
+static void describe_identity(const cuda_driver *driver, CUdevice ordinal, const char *name,
                               cs_device_properties *out) {
   CUuuid uuid;
   if (driver->DeviceGetUuid(&uuid, ordinal) != CUDA_SUCCESS) {
@@ -76,10 +79,10 @@ static void describe_identity(const cuda_driver *driver, CUdevice ordinal,
   char hex[33];
   for (int i = 0; i < 16; i++)
     snprintf(hex + 2 * i, 3, "%02x", (unsigned char)uuid.bytes[i]);
-  snprintf(out->uuid, sizeof out->uuid, "GPU-%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12,
-           hex + 16, hex + 20);
-  snprintf(out->memory_domain, sizeof out->memory_domain, "cuda-%.20s", hex);
-  snprintf(out->compute_domain, sizeof out->compute_domain, "cuda-%.20s", hex);
+  snprintf(out->uuid, sizeof out->uuid, "%s-%.8s-%.4s-%.4s-%.4s-%.12s",
+           strstr(name, " MIG ") ? "MIG" : "GPU", hex, hex + 8, hex + 12, hex + 16, hex + 20);
+  snprintf(out->memory_domain, sizeof out->memory_domain, "cuda-%.26s", hex);
+  snprintf(out->compute_domain, sizeof out->compute_domain, "cuda-%.26s", hex);
 }
 
 void cuda_describe(const cuda_driver *driver, CUdevice ordinal, cs_device_properties *out) {
@@ -98,11 +101,11 @@ void cuda_describe(const cuda_driver *driver, CUdevice ordinal, cs_device_proper
   size_t bytes = 0;
   if (driver->DeviceTotalMem(&bytes, ordinal) == CUDA_SUCCESS) out->memory_bytes = bytes;
   out->concurrency = (uint32_t)attribute(driver, ordinal, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-  describe_identity(driver, ordinal, out);
   char name[64] = "";
   driver->DeviceGetName(name, sizeof name, ordinal);
   name[sizeof name - 1] = '\0';
-  const int version = capability(driver, ordinal);
+  describe_identity(driver, ordinal, name, out);
+  const int version = cuda_capability(driver, ordinal);
   snprintf(out->description, sizeof out->description, "%s (sm_%d, %u multiprocessors)", name,
            version, out->concurrency);
   snprintf(out->driver, sizeof out->driver, "CUDA %d.%d", driver->version / 1000,

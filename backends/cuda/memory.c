@@ -25,6 +25,7 @@ cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_
   memset(memory, 0, sizeof *memory);
   memory->device = device;
   memory->bytes = bytes;
+  memory->fd = -1;
   cs_status status = cuda_enter(device, error);
   if (status == CS_OK) {
     const CUresult code = allocate(memory, kind);
@@ -45,13 +46,20 @@ cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_
   return CS_OK;
 }
 
+void cuda_memory_release(cs_plugin_memory *memory) {
+  const cuda_driver *driver = memory->device->driver;
+  if (memory->fd >= 0)
+    cuda_shared_release(memory);
+  else if (memory->host)
+    driver->MemFreeHost(memory->host);
+  else
+    driver->MemFree(memory->address);
+}
+
 void cuda_memory_free(cs_plugin_device *device, cs_plugin_memory *memory) {
   if (!memory) return;
   if (cuda_enter(device, NULL) == CS_OK) {
-    if (memory->host)
-      device->driver->MemFreeHost(memory->host);
-    else
-      device->driver->MemFree(memory->address);
+    cuda_memory_release(memory);
     cuda_leave(device);
   }
   device->sdk.host->deallocate(device->sdk.host->context, memory);

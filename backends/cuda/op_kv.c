@@ -111,9 +111,39 @@ static uint32_t move_blocks(const cuda_rule_context *context) {
   return MOVE_BLOCKS * context->device->n_units;
 }
 
+static uint64_t partial_bytes(const cuda_rule_context *context) {
+  return (move_blocks(context) * sizeof(uint64_t) + 255) / 256 * 256;
+}
+
+/* Memory shared with other plugins is the host's, and the kernels touch a wire more than once, in
+ * no good order: theirs is then a copy in the workspace. */
+static bool is_far(const cuda_rule_context *context) {
+  const cs_tensor *wire = &context->op->operands[0];
+  return context->plan && wire->memory->fd >= 0 && wire->offset_bytes % 16 == 0;
+}
+
+static void *near_wire(const cuda_rule_context *context) {
+  return is_far(context) ? cuda_workspace_at(context, partial_bytes(context))
+                         : cuda_base_of(context, 0);
+}
+
+static bool add_copy(cuda_rule_context *context, const cuda_plane_shape *k,
+                     const wire_shape *shape) {
+  const bool out = context->op->id == CS_OP_KV_GATHER;
+  void *near = near_wire(context), *far = cuda_base_of(context, 0);
+  const cuda_wire_copy_args args = {.to = out ? far : near,
+                                    .from = out ? near : far,
+                                    .range = cuda_base_of(context, 5),
+                                    .table_tokens = shape->table_blocks * k->block_tokens,
+                                    .wire_tokens = shape->tokens,
+                                    .token_halves = shape->token_bytes / 2};
+  return cuda_step_add(context, KERNEL_wire_copy, move_blocks(context), 1, 1, CUDA_THREADS, &args,
+                       sizeof args);
+}
+
 static bool add_move(cuda_rule_context *context, const cuda_plane_shape *k,
                      const cuda_plane_shape *v, const wire_shape *shape) {
-  const cuda_kv_move_args args = {.wire = cuda_base_of(context, 0),
+  const cuda_kv_move_args args = {.wire = near_wire(context),
                                   .k = k->plane,
                                   .v = v->plane,
                                   .table = cuda_base_of(context, 4),
@@ -135,7 +165,7 @@ static bool add_move(cuda_rule_context *context, const cuda_plane_shape *k,
 static bool add_sum(cuda_rule_context *context, const cuda_plane_shape *k,
                     const wire_shape *shape) {
   const uintptr_t partial = context->plan ? (uintptr_t)context->workspace->address : 0;
-  const cuda_wire_sum_args args = {.wire = cuda_base_of(context, 0),
+  const cuda_wire_sum_args args = {.wire = near_wire(context),
                                    .partial = (void *)partial,
                                    .range = cuda_base_of(context, 5),
                                    .sum = cuda_base_of(context, 1),
@@ -153,16 +183,19 @@ bool cuda_rule_kv_move(cuda_rule_context *context) {
   wire_shape shape = {0};
   context->error_class = CS_ERROR_EXACT;
   context->support = CS_SUPPORT_COMPOSED;
-  context->workspace_bytes = move_blocks(context) * sizeof(uint64_t);
   if (!cuda_want_planes(context, 2, &k, &v)) return false;
   if (!want_wire(context, &k, &v, &shape)) return false;
+  context->workspace_bytes = partial_bytes(context) + shape.tokens * shape.token_bytes;
   if (!cuda_want_vector(context, 1, "sum", CS_DTYPE_BIT(CS_DTYPE_U64), 1)) return false;
   if (!cuda_want_vector(context, 4, "block_table", CUDA_I32_ONLY, shape.table_blocks)) return false;
   if (!cuda_want_vector(context, 5, "range", CUDA_I32_ONLY, 2)) return false;
   if (shape.table_blocks > MAX_CONTEXT / k.block_tokens)
     return cuda_refuse(context, "block_table: too many columns");
   if (!cuda_want_workspace(context)) return false;
-  return add_move(context, &k, &v, &shape) && add_sum(context, &k, &shape);
+  const bool far = is_far(context), out = context->op->id == CS_OP_KV_GATHER;
+  if (far && !out && !add_copy(context, &k, &shape)) return false;
+  if (!add_move(context, &k, &v, &shape) || !add_sum(context, &k, &shape)) return false;
+  return !far || !out || add_copy(context, &k, &shape);
 }
 
 /* ---- kv_copy_blocks: k_cache [v_cache] pairs(n, 2) ---- */

@@ -1,9 +1,11 @@
-/* Rules of matmul and moe_matmul: which kernel serves a number of rows. Up to 8 rows stream the
- * weights through float32 arithmetic; more go to tensor cores in tiles (HALF), F32 weights to
- * float32 tiles. */
+/* Rules of matmul and moe_matmul: what serves a number of rows. Up to 8 rows stream the weights
+ * through float32 arithmetic; more go to tensor cores (HALF) as halves that a first step makes of
+ * x: plain 16-bit weights by cuBLASLt where it is there, all others in tiles; F32 weights go to
+ * float32 tiles. Slots of a MoE are sorted by expert, so that a tile has rows of one expert. */
 #include "plan.h"
 
 #define FEW_ROWS   8
+#define BLAS_ROWS  32 /* from here on */
 #define SMALL_TILE 64
 #define LARGE_TILE 128
 
@@ -50,15 +52,69 @@ static bool add_vector(cuda_rule_context *context, const cuda_matmul_args *args,
                        parts(args->n, width), 1, CUDA_VECTOR_THREADS, args, sizeof *args);
 }
 
-static bool add_tiles(cuda_rule_context *context, const cuda_matmul_args *args, uint32_t dtype) {
+/* ---- tiles ---- */
+
+static bool is_plain_half(uint32_t dtype) {
+  return dtype == CS_DTYPE_F16 || dtype == CS_DTYPE_BF16;
+}
+
+/* The format of the halves that tensor cores multiply with weights of `dtype`. */
+static uint32_t half_dtype(const cuda_rule_context *context, uint32_t dtype) {
+  return dtype == CS_DTYPE_F16 || !context->device->has_bf16 ? CS_DTYPE_F16 : CS_DTYPE_BF16;
+}
+
+/* Where things lie in the workspace of a matmul of many rows. */
+typedef struct layout {
+  uint64_t halves_stride; /* elements */
+  uint64_t order, groups, blas, bytes;
+} layout;
+
+static uint64_t aligned_bytes(uint64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+/* x_rows rows of halves unless the weights are F32; n_slots of moe_sort and its groups; cuBLASLt's
+ * own where it may be called. All grow with the rows. */
+static layout measure(uint32_t dtype, uint64_t x_rows, uint64_t n_in, uint64_t n_slots,
+                      uint64_t n_groups, bool blas) {
+  layout l = {.halves_stride = parts(n_in, CUDA_HALVES) * CUDA_HALVES};
+  if (dtype != CS_DTYPE_F32) l.order = aligned_bytes(x_rows * l.halves_stride * 2);
+  l.groups = l.order + aligned_bytes(n_slots * sizeof(uint32_t));
+  l.blas = l.groups + aligned_bytes(n_groups * CUDA_GROUP_BYTES);
+  l.bytes = l.blas + (blas ? CUDA_BLAS_WORKSPACE_BYTES : 0);
+  return l;
+}
+
+static bool add_halves(cuda_rule_context *context, cuda_matmul_args *args, uint32_t dtype,
+                       uint64_t x_rows, const layout *l) {
+  if (dtype == CS_DTYPE_F32) return true;
+  args->halves = cuda_workspace_at(context, 0);
+  args->halves_stride = l->halves_stride;
+  const cuda_halve_args halve = {.x = args->x,
+                                 .out = args->halves,
+                                 .out_stride = l->halves_stride,
+                                 .n_columns = args->n_in,
+                                 .bf16 = half_dtype(context, dtype) == CS_DTYPE_BF16};
+  return cuda_step_add(context, KERNEL_halve_rows, x_rows, cuda_spans(l->halves_stride), 1,
+                       CUDA_THREADS, &halve, sizeof halve);
+}
+
+/* `n_tiles` in the direction of rows. */
+static bool add_tiles(cuda_rule_context *context, const cuda_matmul_args *args, uint32_t dtype,
+                      uint64_t n_tiles, uint32_t size) {
   if (dtype == CS_DTYPE_F32)
-    return cuda_step_add(context, formats[dtype].tile, parts(args->n_out, CUDA_F32_TILE),
-                         parts(args->n, CUDA_F32_TILE), 1, CUDA_THREADS, args, sizeof *args);
-  const bool large =
-      parts(args->n_out, LARGE_TILE) * parts(args->n, LARGE_TILE) >= context->device->n_units;
-  const uint32_t tile = large ? LARGE_TILE : SMALL_TILE;
-  return cuda_step_add(context, tile_kernel(dtype, large), parts(args->n_out, tile),
-                       parts(args->n, tile), 1, 2 * tile, args, sizeof *args);
+    return cuda_step_add(context, formats[dtype].tile, parts(args->n_out, CUDA_F32_TILE), n_tiles,
+                         1, CUDA_THREADS, args, sizeof *args);
+  return cuda_step_add(context, tile_kernel(dtype, size == LARGE_TILE), parts(args->n_out, size),
+                       n_tiles, 1, 2 * size, args, sizeof *args);
+}
+
+/* Large tiles where there is at least one for each multiprocessor. */
+static uint32_t tile_size(const cuda_rule_context *context, uint32_t dtype, uint64_t n,
+                          uint64_t n_out) {
+  if (dtype == CS_DTYPE_F32) return CUDA_F32_TILE;
+  const uint64_t large = parts(n_out, LARGE_TILE) * parts(n, LARGE_TILE);
+  return large >= context->device->n_units ? LARGE_TILE : SMALL_TILE;
 }
 
 /* Rows that a kernel may read 16 bytes at a time. */
@@ -82,6 +138,51 @@ static cuda_matmul_args common_args(const cuda_rule_context *context, uint64_t n
   return args;
 }
 
+/* ---- cuBLASLt ---- */
+
+/* The library multiplies halves as they lie, and knows no soft cap. */
+static bool may_call_blas(const cuda_rule_context *context, const cuda_matmul_args *args,
+                          uint32_t dtype) {
+  return is_plain_half(dtype) && half_dtype(context, dtype) == dtype && args->n >= BLAS_ROWS &&
+         args->cap == 0.0f && cuda_blas_ready(context->device->blas);
+}
+
+static void add_blas(cuda_rule_context *context, const cuda_matmul_args *args, uint32_t dtype,
+                     const layout *l) {
+  if (!context->plan) return;
+  cuda_blas_call call = {.dtype = dtype,
+                         .n = args->n,
+                         .n_out = args->n_out,
+                         .n_in = args->n_in,
+                         .weight = args->weight.data,
+                         .x = args->halves,
+                         .bias = args->bias,
+                         .residual = args->residual.base,
+                         .out = args->out.base,
+                         .workspace = cuda_workspace_at(context, l->blas),
+                         .weight_stride = args->weight.row_bytes / 2,
+                         .x_stride = args->halves_stride,
+                         .residual_stride = args->residual.stride,
+                         .out_stride = args->out.stride};
+  if (cuda_blas_choose(context->device->blas, &call)) cuda_step_add_blas(context, &call);
+}
+
+/* ---- rules ---- */
+
+static bool add_many_rows(cuda_rule_context *context, cuda_matmul_args *args, uint32_t dtype) {
+  const bool blas = may_call_blas(context, args, dtype);
+  const layout l = measure(dtype, args->n, args->n_in, 0, 0, blas);
+  const uint32_t size = tile_size(context, dtype, args->n, args->n_out);
+  context->workspace_bytes = l.bytes;
+  if (dtype != CS_DTYPE_F32) {
+    context->error_class = CS_ERROR_HALF;
+    context->support = CS_SUPPORT_COMPOSED;
+  }
+  if (!cuda_want_workspace(context) || !add_halves(context, args, dtype, args->n, &l)) return false;
+  if (blas) add_blas(context, args, dtype, &l);
+  return add_tiles(context, args, dtype, parts(args->n, size), size);
+}
+
 /* out(n, n_out) x(n, n_in) weight(n_out, n_in) [bias(n_out)] [residual(n, n_out)] */
 bool cuda_rule_matmul(cuda_rule_context *context) {
   const cs_matmul_params *params = context->op->params;
@@ -101,8 +202,32 @@ bool cuda_rule_matmul(cuda_rule_context *context) {
   args.residual = cuda_rows_of(context, 4);
   args.cap = params->soft_cap;
   if (n <= FEW_ROWS) return add_vector(context, &args, weight->dtype, n);
-  if (weight->dtype != CS_DTYPE_F32) context->error_class = CS_ERROR_HALF;
-  return add_tiles(context, &args, weight->dtype);
+  return add_many_rows(context, &args, weight->dtype);
+}
+
+/* Slots by expert: each group of rows is one tile's. */
+static bool add_grouped(cuda_rule_context *context, cuda_matmul_args *args, uint32_t dtype,
+                        uint64_t x_rows) {
+  const uint32_t size = tile_size(context, dtype, args->n / args->n_experts, args->n_out);
+  const uint64_t n_groups = args->n / size + args->n_experts + 1; /* each expert's last is short */
+  const uint64_t most_groups = args->n / SMALL_TILE + args->n_experts + 1;
+  const layout l = measure(dtype, x_rows, args->n_in, args->n, most_groups, false);
+  context->workspace_bytes = l.bytes;
+  context->support = CS_SUPPORT_COMPOSED;
+  if (dtype != CS_DTYPE_F32) context->error_class = CS_ERROR_HALF;
+  if (!cuda_want_workspace(context) || !add_halves(context, args, dtype, x_rows, &l)) return false;
+  args->order = cuda_workspace_at(context, l.order);
+  args->groups = cuda_workspace_at(context, l.groups);
+  const cuda_moe_sort_args sort = {.ids = args->ids,
+                                   .order = args->order,
+                                   .groups = args->groups,
+                                   .n_slots = args->n,
+                                   .k = args->k,
+                                   .n_experts = args->n_experts,
+                                   .group_rows = size,
+                                   .n_groups = (uint32_t)n_groups};
+  return cuda_step_add(context, KERNEL_moe_sort, 1, 1, 1, CUDA_THREADS, &sort, sizeof sort) &&
+         add_tiles(context, args, dtype, n_groups, size);
 }
 
 /* out(n * k, n_out) x(n or n * k, n_in) weight(n_experts, n_out, n_in) ids(n, k) */
@@ -123,5 +248,8 @@ bool cuda_rule_moe_matmul(cuda_rule_context *context) {
   args.k = (uint32_t)k;
   args.x_share = (uint32_t)(x_rows == n ? k : 1);
   args.n_experts = (uint32_t)n_experts;
-  return add_vector(context, &args, weight->dtype, 1);
+  /* Fewer slots than experts read few of them, and each seldom twice. */
+  if (n <= FEW_ROWS || n * k < n_experts || n_experts > CUDA_MAX_EXPERTS)
+    return add_vector(context, &args, weight->dtype, 1);
+  return add_grouped(context, &args, weight->dtype, x_rows);
 }

@@ -1,7 +1,7 @@
 /* Rules of the ops that need a whole row at once, of gather_rows and of the small MoE ops. */
 #include "plan.h"
 
-#define MAX_TOP_K 1024
+#define MAX_TOP_K (CUDA_SELECT_PART / 4)
 
 /* The table is packed, or plain rows of GGUF's bytes. */
 static bool read_table(cuda_rule_context *context, uint64_t n_rows, uint64_t n_columns,
@@ -67,6 +67,38 @@ bool cuda_rule_rms_norm(cuda_rule_context *context) {
   return cuda_step_add(context, KERNEL_rms_norm, n, 1, 1, CUDA_THREADS, &args, sizeof args);
 }
 
+/* ---- the k largest ---- */
+
+static uint64_t select_parts(uint64_t n_columns) {
+  return (n_columns + CUDA_SELECT_PART - 1) / CUDA_SELECT_PART;
+}
+
+/* Ranks of two passes, which take turns: the first pass leaves most, the second fewer. */
+static uint64_t ranks_bytes(uint64_t n, uint64_t d, uint64_t k) {
+  const uint64_t parts = select_parts(d);
+  return parts > 1 ? n * (parts + select_parts(parts * k)) * k * sizeof(uint64_t) : 0;
+}
+
+/* Passes over parts of the rows until one part is left. k is at most a quarter of a part, so that
+ * each pass leaves at most half. */
+static bool add_select(cuda_rule_context *context, cuda_select_args args, uint64_t n) {
+  const cuda_kernel kernel = args.k == 1 ? KERNEL_select_largest : KERNEL_select_top;
+  const uint64_t first_ranks = n * select_parts(args.n_columns) * args.k * sizeof(uint64_t);
+  context->workspace_bytes = ranks_bytes(n, args.n_columns, args.k);
+  if (context->workspace_bytes) context->support = CS_SUPPORT_COMPOSED;
+  if (!cuda_want_workspace(context)) return false;
+  for (uint32_t pass = 0;; pass++) {
+    const uint64_t parts = select_parts(args.n_columns);
+    args.n_out = (uint32_t)(parts * args.k);
+    args.ranks_out = parts > 1 ? cuda_workspace_at(context, pass % 2 ? first_ranks : 0) : NULL;
+    if (!cuda_step_add(context, kernel, n, parts, 1, CUDA_THREADS, &args, sizeof args))
+      return false;
+    if (parts <= 1) return true;
+    args.ranks_in = args.ranks_out;
+    args.n_columns = args.n_out;
+  }
+}
+
 /* out(n) x(n, d) */
 bool cuda_rule_argmax(cuda_rule_context *context) {
   const uint64_t n = cs_sdk_tensor_rows(&context->op->operands[1]);
@@ -74,9 +106,11 @@ bool cuda_rule_argmax(cuda_rule_context *context) {
   if (!cuda_want_vector(context, 0, "out", CUDA_I32_ONLY, n)) return false;
   if (!cuda_want_tensor(context, 1, "x", CUDA_F32_ONLY, n, d)) return false;
   context->error_class = CS_ERROR_EXACT;
-  const cuda_select_args args = {
-      .ids = {cuda_base_of(context, 0), 1}, .x = cuda_rows_of(context, 1), .n_columns = d, .k = 1};
-  return cuda_step_add(context, KERNEL_select_top, n, 1, 1, CUDA_THREADS, &args, sizeof args);
+  const cuda_select_args args = {.ids = {cuda_base_of(context, 0), 1},
+                                 .x = cuda_rows_of(context, 1),
+                                 .n_columns = (uint32_t)d,
+                                 .k = 1};
+  return add_select(context, args, n);
 }
 
 /* values(n, k) ids(n, k) x(n, d) */
@@ -92,9 +126,9 @@ bool cuda_rule_top_k(cuda_rule_context *context) {
   const cuda_select_args args = {.values = cuda_rows_of(context, 0),
                                  .ids = cuda_rows_of(context, 1),
                                  .x = cuda_rows_of(context, 2),
-                                 .n_columns = d,
+                                 .n_columns = (uint32_t)d,
                                  .k = (uint32_t)k};
-  return cuda_step_add(context, KERNEL_select_top, n, 1, 1, CUDA_THREADS, &args, sizeof args);
+  return add_select(context, args, n);
 }
 
 /* ids(n, k) weights(n, k) logits(n, n_experts) [bias(n_experts)] */

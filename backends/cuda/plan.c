@@ -52,6 +52,7 @@ static bool want_window(cuda_rule_context *context, const cs_tensor *tensor, con
   if (!tensor->memory) return cuda_refuse(context, "%s has no memory", name);
   if (tensor->memory->device != context->device)
     return cuda_refuse(context, "%s lies in memory of another device", name);
+  if (context->plan->replayed) atomic_store(&tensor->memory->is_recorded, true);
   return cs_sdk_check_window(tensor, name, tensor->memory->bytes, context->reason);
 }
 
@@ -92,8 +93,10 @@ bool cuda_want_workspace(cuda_rule_context *context) {
   if (!context->plan || context->workspace_bytes == 0) return true;
   const cs_plugin_memory *workspace = context->workspace;
   if (workspace && workspace->device == context->device &&
-      workspace->bytes >= context->workspace_bytes)
+      workspace->bytes >= context->workspace_bytes) {
+    if (context->plan->replayed) atomic_store(&context->workspace->is_recorded, true);
     return true;
+  }
   return cuda_refuse(context, "the workspace is missing or too small");
 }
 
@@ -130,14 +133,8 @@ static bool grow(cuda_plan *plan, void **array, uint64_t used, uint64_t wanted,
   return true;
 }
 
-bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid_x, uint64_t grid_y,
-                   uint64_t grid_z, uint32_t threads, const void *args, size_t args_bytes) {
-  if (grid_x > MAX_GRID_X || grid_y > MAX_GRID_Y || grid_z > MAX_GRID_Y)
-    return cuda_refuse(context, "extents out of range: a grid of %llu x %llu x %llu blocks",
-                       (unsigned long long)grid_x, (unsigned long long)grid_y,
-                       (unsigned long long)grid_z);
-  cuda_plan *plan = context->plan;
-  if (!plan || grid_x == 0 || grid_y == 0 || grid_z == 0) return true;
+/* Appends a step with a copy of its arguments. */
+static void append(cuda_plan *plan, const cuda_step *step, const void *args, size_t args_bytes) {
   void *steps = plan->steps, *arguments = plan->arguments;
   const uint64_t steps_bytes = plan->n_steps * sizeof *plan->steps;
   if (grow(plan, &steps, steps_bytes, steps_bytes + sizeof *plan->steps, &plan->steps_capacity))
@@ -145,17 +142,35 @@ bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid
   if (grow(plan, &arguments, plan->argument_bytes, plan->argument_bytes + args_bytes,
            &plan->arguments_capacity))
     plan->arguments = arguments;
-  if (plan->out_of_memory) return true;
+  if (plan->out_of_memory) return;
   memcpy(plan->arguments + plan->argument_bytes, args, args_bytes);
-  plan->steps[plan->n_steps++] = (cuda_step){
-      .kernel = kernel,
-      .op_index = context->op_index,
-      .grid = {(uint32_t)grid_x, (uint32_t)grid_y, (uint32_t)grid_z},
-      .threads = threads,
-      .arguments = plan->argument_bytes,
-  };
+  plan->steps[plan->n_steps] = *step;
+  plan->steps[plan->n_steps++].arguments = plan->argument_bytes;
   plan->argument_bytes += (args_bytes + 15) / 16 * 16;
+}
+
+bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid_x, uint64_t grid_y,
+                   uint64_t grid_z, uint32_t threads, const void *args, size_t args_bytes) {
+  if (grid_x > MAX_GRID_X || grid_y > MAX_GRID_Y || grid_z > MAX_GRID_Y)
+    return cuda_refuse(context, "extents out of range: a grid of %llu x %llu x %llu blocks",
+                       (unsigned long long)grid_x, (unsigned long long)grid_y,
+                       (unsigned long long)grid_z);
+  if (!context->plan || grid_x == 0 || grid_y == 0 || grid_z == 0) return true;
+  const cuda_step step = {.kernel = kernel,
+                          .op_index = context->op_index,
+                          .grid = {(uint32_t)grid_x, (uint32_t)grid_y, (uint32_t)grid_z},
+                          .threads = threads};
+  append(context->plan, &step, args, args_bytes);
   return true;
+}
+
+void cuda_step_add_blas(cuda_rule_context *context, const cuda_blas_call *call) {
+  const cuda_step step = {.kernel = CUDA_STEP_BLAS, .op_index = context->op_index};
+  append(context->plan, &step, call, sizeof *call);
+}
+
+void *cuda_workspace_at(const cuda_rule_context *context, uint64_t offset) {
+  return context->plan ? (void *)(uintptr_t)(context->workspace->address + offset) : NULL;
 }
 
 uint64_t cuda_spans(uint64_t n_columns) {
@@ -192,7 +207,8 @@ static cs_status plan_op(cuda_rule_context *context, cs_error *error) {
 }
 
 cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
-                        cs_plugin_memory *workspace, cuda_plan **out, cs_error *error) {
+                        cs_plugin_memory *workspace, bool replayed, cuda_plan **out,
+                        cs_error *error) {
   *out = NULL;
   const cs_host *host = device->sdk.host;
   cuda_plan *plan = host->allocate(host->context, sizeof *plan, 16);
@@ -200,6 +216,7 @@ cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
   memset(plan, 0, sizeof *plan);
   plan->host = host;
   plan->device = device;
+  plan->replayed = replayed;
   for (uint32_t i = 0; i < ops->n_ops; i++) {
     cuda_rule_context context = {
         .device = device, .op = &ops->ops[i], .workspace = workspace, .plan = plan, .op_index = i};
@@ -215,14 +232,24 @@ cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
   return CS_OK;
 }
 
-cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUstream stream,
-                           cs_error *error) {
-  for (uint32_t i = 0; i < plan->n_steps; i++) {
+static CUresult launch_kernel(const cs_plugin_device *device, const cuda_plan *plan,
+                              const cuda_step *step, CUstream stream) {
+  void *arguments[] = {plan->arguments + step->arguments};
+  return device->driver->LaunchKernel(device->kernels[step->kernel], step->grid[0], step->grid[1],
+                                      step->grid[2], step->threads, 1, 1, 0, stream, arguments,
+                                      NULL);
+}
+
+cs_status cuda_plan_launch_some(cs_plugin_device *device, const cuda_plan *plan, uint64_t first,
+                                uint64_t end, CUstream stream, cs_error *error) {
+  for (uint64_t i = first; i < end; i++) {
     const cuda_step *step = &plan->steps[i];
-    void *arguments[] = {plan->arguments + step->arguments};
-    const CUresult code = device->driver->LaunchKernel(device->kernels[step->kernel], step->grid[0],
-                                                       step->grid[1], step->grid[2], step->threads,
-                                                       1, 1, 0, stream, arguments, NULL);
+    if (step->kernel == CUDA_STEP_BLAS) {
+      if (cuda_blas_run(device->blas, (const void *)(plan->arguments + step->arguments), stream))
+        i++;
+      continue;
+    }
+    const CUresult code = launch_kernel(device, plan, step, stream);
     if (code == CUDA_SUCCESS) continue;
     const cs_status status =
         cuda_error(device->driver, error, code, cuda_kernel_name(step->kernel));
@@ -230,6 +257,11 @@ cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUst
     return status;
   }
   return CS_OK;
+}
+
+cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUstream stream,
+                           cs_error *error) {
+  return cuda_plan_launch_some(device, plan, 0, plan->n_steps, stream, error);
 }
 
 /* ---- op_query ---- */

@@ -5,10 +5,13 @@
 #ifndef CUDA_PLAN_H
 #define CUDA_PLAN_H
 
+#include "blas.h"
 #include "cuda_plugin.h"
 
+#define CUDA_STEP_BLAS KERNEL_LIMIT /* a cuda_blas_call; the step behind it is its stand-in */
+
 typedef struct cuda_step {
-  cuda_kernel kernel;
+  cuda_kernel kernel; /* or CUDA_STEP_BLAS */
   uint32_t op_index;
   uint32_t grid[3];
   uint32_t threads;
@@ -23,6 +26,7 @@ typedef struct cuda_plan {
   uint64_t argument_bytes, arguments_capacity;
   cuda_step *steps;
   unsigned char *arguments; /* each struct on 16 bytes */
+  bool replayed;            /* kept, so that the addresses in it must stay */
   bool out_of_memory;
 } cuda_plan;
 
@@ -30,9 +34,13 @@ void cuda_plan_destroy(cuda_plan *plan);
 
 /* Plans an op list; the error names the op by op_index. */
 cs_status cuda_plan_ops(cs_plugin_device *device, const cs_sdk_ops *ops,
-                        cs_plugin_memory *workspace, cuda_plan **out, cs_error *error);
+                        cs_plugin_memory *workspace, bool replayed, cuda_plan **out,
+                        cs_error *error);
 
-/* Launches every step on a stream, with the context current. A failure names its op. */
+/* Launches steps first to end - 1 on a stream, with the context current. A failure names its op. */
+cs_status cuda_plan_launch_some(cs_plugin_device *device, const cuda_plan *plan, uint64_t first,
+                                uint64_t end, CUstream stream, cs_error *error);
+/* Launches every step. */
 cs_status cuda_plan_launch(cs_plugin_device *device, const cuda_plan *plan, CUstream stream,
                            cs_error *error);
 
@@ -79,6 +87,13 @@ void *cuda_base_of(const cuda_rule_context *context, uint32_t operand);
 /* Appends a launch; args is copied. An empty grid is left out. Refuses what a grid cannot hold. */
 bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid_x, uint64_t grid_y,
                    uint64_t grid_z, uint32_t threads, const void *args, size_t args_bytes);
+
+/* Appends a call of cuBLASLt; the launch appended next does the same work and runs in its place
+ * where the library fails. */
+void cuda_step_add_blas(cuda_rule_context *context, const cuda_blas_call *call);
+
+/* The address `offset` bytes into the workspace; NULL without a plan. */
+void *cuda_workspace_at(const cuda_rule_context *context, uint64_t offset);
 
 /* Blocks along a row of an elementwise kernel. */
 uint64_t cuda_spans(uint64_t n_columns);

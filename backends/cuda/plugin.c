@@ -18,6 +18,10 @@ static const void *table(uint32_t id, uint32_t revision) {
     return &cs_sdk_eager_table;
   case CS_TABLE_PROGRAM:
     return &cs_sdk_program_table;
+  case CS_TABLE_PROFILE:
+    return &cs_sdk_profile_table;
+  case CS_TABLE_EXTERNAL_MEMORY:
+    return &cuda_external_table;
   case CS_TABLE_PEER:
     return &cuda_peer_table;
   default:

@@ -130,6 +130,7 @@ static cs_status start(cs_plugin_stream *stream, cs_error *error) {
 static void finish(cs_plugin_stream *stream) {
   if (cuda_enter(stream->sdk.device, NULL) != CS_OK) return;
   finish_within_deadline(stream);
+  cuda_profile_finish(stream);
   cuda_leave(stream->sdk.device);
 }
 

@@ -77,13 +77,17 @@ static bool make_room(cs_sdk_op_log *log) {
   return true;
 }
 
+void cs_sdk_op_log_add(cs_sdk_op_log *log, uint32_t op_id, uint64_t begin_ns, uint64_t end_ns) {
+  pthread_mutex_lock(&log->mutex);
+  if (make_room(log))
+    log->records[log->n++] = (op_record){.op_id = op_id, .begin_ns = begin_ns, .end_ns = end_ns};
+  pthread_mutex_unlock(&log->mutex);
+}
+
 void cs_sdk_op_log_end(cs_sdk_op_log *log, uint32_t op_id, uint64_t begin_ns) {
   if (begin_ns == 0) return;
   const uint64_t end_ns = cs_sdk_op_log_begin(log);
-  pthread_mutex_lock(&log->mutex);
-  if (end_ns && make_room(log))
-    log->records[log->n++] = (op_record){.op_id = op_id, .begin_ns = begin_ns, .end_ns = end_ns};
-  pthread_mutex_unlock(&log->mutex);
+  if (end_ns) cs_sdk_op_log_add(log, op_id, begin_ns, end_ns);
 }
 
 uint32_t cs_sdk_op_log_read(cs_sdk_op_log *log, cs_op_time *out, uint32_t capacity,

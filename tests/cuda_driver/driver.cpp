@@ -11,12 +11,16 @@
  *   devices  how many there are (1)               memory   MiB of each (4096)
  *   alloc    this allocation finds no memory      launch   this cuLaunchKernel is refused
  *   lost     this kernel kills the context        slow     microseconds each kernel takes longer
- *   units    multiprocessors (4)                  graph    this cuGraphInstantiate is refused */
+ *   units    multiprocessors (4)                  graph    this cuGraphInstantiate is refused
+ *   mig      1: the device is a MIG instance      pin      this cuMemHostRegister is refused
+ *   event    this cuEventCreate finds no memory
+ * and the keys of the libraries beside it (libraries/). */
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -32,21 +36,15 @@
 #include <cuda.h>
 
 #include "emulate.h"
+#include "setting.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
 
-long setting(const char *key, long otherwise) {
-  const char *at = getenv("CONSORT_FAKE_CUDA");
-  const size_t length = strlen(key);
-  for (; at && *at; at = strchr(at, ',') ? strchr(at, ',') + 1 : nullptr)
-    if (strncmp(at, key, length) == 0 && at[length] == '=') return atol(at + length + 1);
-  return otherwise;
-}
-
 std::atomic<int> sticky{CUDA_SUCCESS};
-std::atomic<long> n_live{0}, n_allocations{0}, n_launches{0}, n_runs{0}, n_graphs{0};
+std::atomic<long> n_live{0}, n_allocations{0}, n_launches{0}, n_runs{0}, n_graphs{0}, n_pinned{0},
+    n_events{0};
 std::mutex kernel_mutex; /* one kernel at a time: emulate.h */
 std::mutex memory_mutex;
 struct allocation {
@@ -100,15 +98,15 @@ size_t memory_bytes() {
   return size_t(setting("memory", 4096)) << 20;
 }
 
-struct node {
+struct kernel_launch {
   const emulate::kernel *what;
   emulate::index3 grid;
   uint32_t threads;
   std::vector<uint64_t> arguments;
 };
-typedef std::vector<node> nodes;
+typedef std::vector<std::function<void()>> nodes;
 
-void run_node(const node &n) {
+void run_kernel(const kernel_launch &n) {
   std::lock_guard<std::mutex> lock(kernel_mutex);
   if (sticky != CUDA_SUCCESS) return;
   const long slow = setting("slow", 0);
@@ -179,6 +177,14 @@ void push(CUstream stream, std::function<void()> work) {
   stream->changed.notify_all();
 }
 
+/* Enqueues a node, or records it. */
+void push_node(CUstream stream, std::function<void()> run) {
+  if (stream->capture)
+    stream->capture->list.push_back(std::move(run));
+  else
+    push(stream, std::move(run));
+}
+
 CUresult push_copy(CUstream stream, void *to, const void *from, size_t bytes) {
   CHECK();
   if (!stream || stream->capture) return CUDA_ERROR_INVALID_VALUE;
@@ -195,9 +201,21 @@ EXPORT long fakeLiveObjects() {
   return n_live;
 }
 
+/* For the fake libraries beside this: work on a stream, run with a copy of `data`. */
+EXPORT CUresult fakeEnqueue(CUstream stream, void (*run)(const void *), const void *data,
+                            size_t bytes) {
+  CHECK();
+  const auto *first = static_cast<const unsigned char *>(data);
+  push_node(stream, [run, copy = std::vector<unsigned char>(first, first + bytes)] {
+    std::lock_guard<std::mutex> lock(kernel_mutex);
+    if (sticky == CUDA_SUCCESS) run(copy.data());
+  });
+  return CUDA_SUCCESS;
+}
+
 /* Forgets what was counted and that a device was lost. */
 EXPORT void fakeReset() {
-  n_allocations = n_launches = n_runs = n_graphs = 0;
+  n_allocations = n_launches = n_runs = n_graphs = n_pinned = n_events = 0;
   sticky = CUDA_SUCCESS;
 }
 
@@ -240,7 +258,8 @@ EXPORT CUresult cuDeviceGet(CUdevice *device, int ordinal) {
 }
 
 EXPORT CUresult cuDeviceGetName(char *name, int bytes, CUdevice) {
-  snprintf(name, size_t(bytes), "fake device of the tests, kernels run on the CPU");
+  snprintf(name, size_t(bytes), "fake device of the tests, kernels run on the CPU%s",
+           setting("mig", 0) ? " MIG 1g.10gb" : "");
   return CUDA_SUCCESS;
 }
 
@@ -263,7 +282,7 @@ EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdev
 }
 
 EXPORT CUresult cuDeviceCanAccessPeer(int *can, CUdevice, CUdevice) {
-  *can = 1;
+  *can = setting("mig", 0) ? 0 : 1;
   return CUDA_SUCCESS;
 }
 
@@ -395,6 +414,50 @@ EXPORT CUresult cuMemFreeHost(void *pointer) {
   return release(CUdeviceptr(pointer));
 }
 
+/* Pinned host memory: the device's address is a second mapping of the same pages, so that who mixes
+ * up the two is found out once the pin is gone. Only shared pages can be mapped twice. */
+static std::map<void *, std::pair<void *, size_t>> pinned;
+
+EXPORT CUresult cuMemHostRegister_v2(void *pointer, size_t bytes, unsigned flags) {
+  CHECK();
+  if (chosen(n_pinned, "pin")) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!pointer || bytes == 0 || !(flags & CU_MEMHOSTREGISTER_DEVICEMAP))
+    return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard<std::mutex> lock(memory_mutex);
+  if (pinned.count(pointer)) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+  const size_t map_bytes = (bytes + 4095) / 4096 * 4096;
+  void *second = mremap(pointer, 0, map_bytes, MREMAP_MAYMOVE);
+  if (second == MAP_FAILED) return CUDA_ERROR_INVALID_VALUE;
+  pinned[pointer] = {second, map_bytes};
+  n_live++;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuMemHostUnregister(void *pointer) {
+  std::lock_guard<std::mutex> lock(memory_mutex);
+  const auto found = pinned.find(pointer);
+  if (found == pinned.end()) return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+  munmap(found->second.first, found->second.second);
+  pinned.erase(found);
+  n_live--;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *address, void *pointer, unsigned) {
+  CHECK();
+  std::lock_guard<std::mutex> lock(memory_mutex);
+  const auto found = pinned.find(pointer);
+  if (found == pinned.end()) return CUDA_ERROR_INVALID_VALUE;
+  *address = CUdeviceptr(found->second.first);
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuMemcpyDtoH_v2(void *to, CUdeviceptr from, size_t bytes) {
+  CHECK();
+  memcpy(to, reinterpret_cast<const void *>(from), bytes);
+  return CUDA_SUCCESS;
+}
+
 EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void *from, size_t bytes) {
   CHECK();
   memcpy(reinterpret_cast<void *>(to), from, bytes);
@@ -473,6 +536,62 @@ EXPORT CUresult cuStreamAddCallback(CUstream stream, CUstreamCallback callback, 
   return CUDA_SUCCESS;
 }
 
+/* ---- events ---- */
+
+struct CUevent_st {
+  std::mutex mutex;
+  std::condition_variable changed;
+  long n_recorded = 0, n_reached = 0;
+  std::chrono::steady_clock::time_point when;
+};
+
+EXPORT CUresult cuEventCreate(CUevent *event, unsigned) {
+  CHECK();
+  if (chosen(n_events, "event")) return CUDA_ERROR_OUT_OF_MEMORY;
+  *event = new CUevent_st;
+  n_live++;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventDestroy_v2(CUevent event) {
+  delete event;
+  n_live--;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
+  CHECK();
+  {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    event->n_recorded++;
+  }
+  push(stream, [event] {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    event->n_reached++;
+    event->when = std::chrono::steady_clock::now();
+    event->changed.notify_all();
+  });
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuEventSynchronize(CUevent event) {
+  CHECK();
+  std::unique_lock<std::mutex> lock(event->mutex);
+  event->changed.wait(lock, [&] { return event->n_reached == event->n_recorded; });
+  return CUresult(sticky.load());
+}
+
+EXPORT CUresult cuEventElapsedTime(float *ms, CUevent from, CUevent to) {
+  CHECK();
+  for (CUevent event : {from, to}) {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    if (event->n_recorded == 0) return CUDA_ERROR_INVALID_HANDLE;
+    if (event->n_reached != event->n_recorded) return CUDA_ERROR_NOT_READY;
+  }
+  *ms = std::chrono::duration<float, std::milli>(to->when - from->when).count();
+  return CUDA_SUCCESS;
+}
+
 /* ---- kernels and graphs ---- */
 
 EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y,
@@ -485,13 +604,33 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
       threads == 0 || threads > 1024 || grid_x == 0 || grid_y == 0 || grid_z == 0 ||
       grid_y > 65535 || grid_z > 65535 || grid_x > 0x7fffffff)
     return CUDA_ERROR_INVALID_VALUE;
-  node n = {function->what, {grid_x, grid_y, grid_z}, threads, {}};
+  kernel_launch n = {function->what, {grid_x, grid_y, grid_z}, threads, {}};
   n.arguments.resize((function->what->argument_bytes + 7) / 8);
   memcpy(n.arguments.data(), arguments[0], function->what->argument_bytes);
-  if (stream->capture)
-    stream->capture->list.push_back(std::move(n));
-  else
-    push(stream, [n = std::move(n)] { run_node(n); });
+  push_node(stream, [n = std::move(n)] { run_kernel(n); });
+  return CUDA_SUCCESS;
+}
+
+/* Graphs made node by node are chains here: each node waits for the one added before it. */
+EXPORT CUresult cuGraphCreate(CUgraph *graph, unsigned) {
+  CHECK();
+  *graph = new CUgraph_st;
+  n_live++;
+  return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *node, CUgraph graph, const CUgraphNode *after,
+                                        size_t n_after, const CUDA_KERNEL_NODE_PARAMS *params) {
+  CHECK();
+  const size_t n = graph->list.size();
+  if (n_after != (n > 0) || (n > 0 && *after != CUgraphNode(n))) return CUDA_ERROR_NOT_SUPPORTED;
+  const emulate::kernel *what = params->func->what;
+  kernel_launch launch = {
+      what, {params->gridDimX, params->gridDimY, params->gridDimZ}, params->blockDimX, {}};
+  launch.arguments.resize((what->argument_bytes + 7) / 8);
+  memcpy(launch.arguments.data(), params->kernelParams[0], what->argument_bytes);
+  graph->list.push_back([launch] { run_kernel(launch); });
+  *node = CUgraphNode(n + 1);
   return CUDA_SUCCESS;
 }
 
@@ -534,8 +673,8 @@ EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) {
 EXPORT CUresult cuGraphLaunch(CUgraphExec exec, CUstream stream) {
   CHECK();
   push(stream, [list = exec->list] {
-    for (const node &n : *list)
-      run_node(n);
+    for (const auto &run : *list)
+      run();
   });
   return CUDA_SUCCESS;
 }

@@ -20,10 +20,18 @@ const uint32_t MAX_THREADS = 1024;
 
 enum state { READY, AT_BLOCK, AT_WARP, ENDED };
 
+struct pending_copy {
+  void *to;
+  const void *from;
+  uint32_t bytes, group;
+};
+
 struct thread {
   fiber::context context;
   state where;
   thread_state index;
+  std::vector<pending_copy> copies; /* oldest first */
+  uint32_t group;                   /* the one not committed yet */
 };
 
 struct warp_board {
@@ -117,6 +125,25 @@ const unsigned char (*exchange(const void *mine, size_t bytes))[64] {
   return board.slots[turn];
 }
 
+void copy_later(void *to, const void *from, uint32_t bytes) {
+  thread &mine = m.threads[m.running];
+  mine.copies.push_back({to, from, bytes, mine.group});
+}
+
+void commit_copies() {
+  m.threads[m.running].group++;
+}
+
+void wait_for_copies(uint32_t groups_left) {
+  thread &mine = m.threads[m.running];
+  size_t n = 0;
+  for (; n < mine.copies.size() && mine.copies[n].group + groups_left < mine.group; n++) {
+    memset(mine.copies[n].to, 0, 16);
+    memcpy(mine.copies[n].to, mine.copies[n].from, mine.copies[n].bytes);
+  }
+  mine.copies.erase(mine.copies.begin(), mine.copies.begin() + ptrdiff_t(n));
+}
+
 bool run(const kernel *what, index3 grid, uint32_t threads, const void *arguments,
          const char **reason) {
   if (threads == 0 || threads > what->max_threads || threads > MAX_THREADS) {
@@ -141,6 +168,8 @@ bool run(const kernel *what, index3 grid, uint32_t threads, const void *argument
     for (uint32_t i = 0; i < threads; i++) {
       thread &t = m.threads[i];
       t.where = READY;
+      t.copies.clear();
+      t.group = 0;
       t.index = {{i, 0, 0}, at, grid, i % 32};
       fiber::prepare(&t.context, m.stacks + i * STACK_BYTES, STACK_BYTES, thread_entry, nullptr);
     }

@@ -36,6 +36,12 @@ void meet(meeting where);
 /* Each lane leaves up to 64 bytes and, after the warp has met, sees all 32. */
 const unsigned char (*exchange(const void *mine, size_t bytes))[64];
 
+/* Asynchronous copies of the running fiber: a group's bytes move when it waits for the group, not
+ * before; a fiber that ends without waiting never moves them. */
+void copy_later(void *to, const void *from, uint32_t bytes);
+void commit_copies();
+void wait_for_copies(uint32_t groups_left);
+
 typedef void (*kernel_body)(const void *arguments);
 struct kernel {
   const char *name;
@@ -122,6 +128,32 @@ DEVICE uint32_t pack_f16(float low, float high) {
 }
 DEVICE uint32_t pack_bf16(float low, float high) {
   return (uint32_t)cs_bf16_from_f32(high) << 16 | cs_bf16_from_f32(low);
+}
+
+DEVICE void copy_async(void *to, const void *from, uint32_t bytes) {
+  emulate::copy_later(to, from, bytes);
+}
+DEVICE void copy_async_commit() {
+  emulate::commit_copies();
+}
+template <int N> DEVICE void copy_async_wait() {
+  emulate::wait_for_copies(N);
+}
+
+static inline uint32_t atomicAdd(uint32_t *to, uint32_t value) {
+  const uint32_t before = *to;
+  *to += value;
+  return before;
+}
+
+/* ldmatrix.x4: word lane % 4 of row lane / 4 of each matrix, whose rows eight lanes each name. */
+DEVICE void load_matrices(uint32_t to[4], const void *row) {
+  const auto all = emulate::exchange(&row, sizeof row);
+  for (uint32_t i = 0; i < 4; i++) {
+    const char *from;
+    memcpy(&from, all[8 * i + emulate::current.lane / 4], sizeof from);
+    memcpy(&to[i], from + 4 * (emulate::current.lane % 4), sizeof to[i]);
+  }
 }
 
 template <bool BF16> DEVICE float half_of(uint32_t word, uint32_t i) {

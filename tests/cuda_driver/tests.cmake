@@ -2,11 +2,13 @@
 add_subdirectory(cuda_driver)
 set(cuda_fake "LD_LIBRARY_PATH=${CMAKE_BINARY_DIR}/tests/cuda_driver")
 
-consort_add_unit_test(cuda_device_test consort_abi ${CMAKE_DL_LIBS} m)
-add_dependencies(cuda_device_test consort_plugin_cuda cuda_fake_driver)
-set_property(TEST cuda_device_test APPEND PROPERTY ENVIRONMENT ${cuda_fake})
-# TSan sees nothing of the driver, whose locks and fibers are not instrumented.
-set_property(TEST cuda_device_test APPEND PROPERTY LABELS notsan)
+foreach(name cuda_device_test cuda_matmul_test)
+  consort_add_unit_test(${name} consort_abi ${CMAKE_DL_LIBS} m)
+  add_dependencies(${name} consort_plugin_cuda cuda_fake_driver cuda_fake_blas cuda_fake_nvml)
+  set_property(TEST ${name} APPEND PROPERTY ENVIRONMENT ${cuda_fake})
+  # TSan sees nothing of the driver, whose locks and fibers are not instrumented.
+  set_property(TEST ${name} APPEND PROPERTY LABELS notsan)
+endforeach()
 
 # Starting: which library is found, what it answers, and the words of the one line that is told.
 add_executable(cuda_start_test unit/cuda_start_test.c)

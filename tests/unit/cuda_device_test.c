@@ -1,138 +1,6 @@
 /* The host side of the CUDA plugin over the fake driver (tests/cuda_driver): order, lifetimes, what
- * every failure becomes, and the shapes of kernels that the conformance kit is too small for. No
- * GPU is involved. Every test ends with no object of the driver left. */
-#include <dlfcn.h>
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "consort/half.h"
-#include "consort/plugin.h"
-
-#define WAIT_US 20000000
-
-typedef struct fixture {
-  const cs_device_table *devices;
-  const cs_memory_table *memory;
-  const cs_stream_table *streams;
-  const cs_semaphore_table *semaphores;
-  const cs_capability_table *capability;
-  const cs_eager_table *eager;
-  const cs_program_table *programs;
-  const cs_peer_table *peers;
-  long (*live_objects)(void);
-  void (*reset)(void);
-  cs_plugin_instance *instance;
-  cs_plugin_device *device;
-  cs_plugin_stream *stream;
-  cs_plugin_semaphore *semaphore;
-  uint64_t signalled;
-} fixture;
-
-static fixture f;
-
-static void *host_allocate(void *context, uint64_t bytes, uint64_t alignment) {
-  (void)context;
-  void *pointer = NULL;
-  return posix_memalign(&pointer, alignment < 8 ? 8 : alignment, bytes) == 0 ? pointer : NULL;
-}
-
-static void host_deallocate(void *context, void *pointer) {
-  (void)context;
-  free(pointer);
-}
-
-static const cs_host host = {
-    .struct_size = sizeof(cs_host), .allocate = host_allocate, .deallocate = host_deallocate};
-
-static void load_plugin(void) {
-  char path[1024];
-  snprintf(path, sizeof path, "%s/consort-cuda.so", getenv("CONSORT_TEST_PLUGINS"));
-  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-  void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (!library || !driver) fail_msg("%s", dlerror());
-  *(void **)&f.live_objects = dlsym(driver, "fakeLiveObjects");
-  *(void **)&f.reset = dlsym(driver, "fakeReset");
-  if (!*(void **)&f.reset) fail_msg("libcuda.so.1 is not the fake driver");
-  cs_plugin_query_fn query;
-  *(void **)&query = dlsym(library, CS_PLUGIN_QUERY_SYMBOL);
-  cs_plugin plugin = {.struct_size = sizeof plugin};
-  assert_int_equal(query(&host, &plugin), CS_OK);
-  f.devices = plugin.table(CS_TABLE_DEVICE, 0);
-  f.memory = plugin.table(CS_TABLE_MEMORY, 0);
-  f.streams = plugin.table(CS_TABLE_STREAM, 0);
-  f.semaphores = plugin.table(CS_TABLE_SEMAPHORE, 0);
-  f.capability = plugin.table(CS_TABLE_CAPABILITY, 0);
-  f.eager = plugin.table(CS_TABLE_EAGER, 0);
-  f.programs = plugin.table(CS_TABLE_PROGRAM, 0);
-  f.peers = plugin.table(CS_TABLE_PEER, 0);
-}
-
-static int set_up(void **state) {
-  (void)state;
-  cs_error error = CS_ERROR_INIT;
-  if (!f.devices) load_plugin();
-  unsetenv("CONSORT_FAKE_CUDA");
-  f.reset();
-  f.signalled = 0;
-  assert_int_equal(f.devices->instance_create(&host, &f.instance, &error), CS_OK);
-  assert_int_equal(f.devices->device_open(f.instance, 0, NULL, 0, 0, &f.device, &error), CS_OK);
-  assert_int_equal(f.streams->stream_create(f.device, &f.stream, &error), CS_OK);
-  assert_int_equal(f.semaphores->semaphore_create(f.device, 0, &f.semaphore, &error), CS_OK);
-  return 0;
-}
-
-static int tear_down(void **state) {
-  (void)state;
-  unsetenv("CONSORT_FAKE_CUDA");
-  f.reset();
-  f.streams->stream_destroy(f.stream);
-  f.semaphores->semaphore_destroy(f.semaphore);
-  f.devices->device_close(f.device);
-  f.devices->instance_destroy(f.instance);
-  for (int i = 0; i < 2000 && f.live_objects() != 0; i++)
-    usleep(1000); /* a destroyed stream ends on its own thread */
-  assert_int_equal(f.live_objects(), 0);
-  return 0;
-}
-
-/* Breaks the driver from here on; counters begin at 0. */
-static void break_driver(const char *how) {
-  f.reset();
-  setenv("CONSORT_FAKE_CUDA", how, 1);
-}
-
-static cs_status finish(cs_error *error) {
-  const cs_status status = f.streams->stream_signal(f.stream, f.semaphore, ++f.signalled, error);
-  if (status != CS_OK) return status;
-  return f.semaphores->semaphore_wait(f.semaphore, f.signalled, WAIT_US, error);
-}
-
-static cs_plugin_memory *allocate(uint64_t bytes) {
-  cs_plugin_memory *memory = NULL;
-  cs_error error = CS_ERROR_INIT;
-  assert_int_equal(f.memory->memory_allocate(f.device, bytes, CS_MEMORY_DEVICE, &memory, &error),
-                   CS_OK);
-  return memory;
-}
-
-static cs_tensor tensor(cs_plugin_memory *memory, uint64_t offset, uint64_t rows,
-                        uint64_t columns) {
-  return (cs_tensor){.struct_size = sizeof(cs_tensor),
-                     .dtype = CS_DTYPE_F32,
-                     .rank = 2,
-                     .memory = memory,
-                     .offset_bytes = offset,
-                     .dims = {rows, columns}};
-}
+ * every failure becomes, figures, MIG, shared memory and times. No GPU is involved. */
+#include "cuda_harness.h"
 
 /* x + x into out, both 64 floats of one memory. */
 static void make_add(cs_op *op, cs_tensor operands[3], cs_plugin_memory *memory) {
@@ -337,94 +205,248 @@ static void two_devices_copy_to_each_other(void **state) {
   f.devices->instance_destroy(instance);
 }
 
-/* ---- the large tile: n and n_out beyond 128 ---- */
+/* ---- rows of a vocabulary ---- */
 
-#define TILE_N   131
-#define TILE_OUT 133
-#define TILE_IN  96
+#define N_VOCAB 70001 /* 18 parts */
 
-static float weight_value(const unsigned char *blocks, uint32_t row, uint32_t column) {
-  const unsigned char *block = blocks + (row * (TILE_IN / 32) + column / 32) * 34;
-  uint16_t scale;
-  memcpy(&scale, block, 2);
-  return cs_f32_from_f16(scale) * (float)(int8_t)block[2 + column % 32];
+/* The largest are at the ends of parts, equal ones in different parts. */
+static void fill_logits(float *x, uint64_t n) {
+  for (uint64_t i = 0; i < n; i++)
+    x[i] = sinf((float)i * 0.9173f);
+  x[4095] = x[4096] = x[8192] = 3;
+  x[n - 1] = 4;
+  x[n - 2] = NAN;
 }
 
-static cs_plugin_memory *pack_weight(unsigned char *blocks, size_t bytes) {
+static bool before(const float *x, uint32_t a, uint32_t b) {
+  const float u = isnan(x[a]) ? -INFINITY : x[a], v = isnan(x[b]) ? -INFINITY : x[b];
+  return u > v || (u == v && a < b);
+}
+
+static void the_largest_of_long_rows_are_found(void **state) {
+  (void)state;
+  static const uint32_t ks[] = {1, 5, 1024};
+  static float x[2 * N_VOCAB], values[2 * 1024];
+  static int32_t ids[2 * 1024];
   cs_error error = CS_ERROR_INIT;
-  cs_plugin_memory *packed = NULL;
-  for (size_t i = 0; i < bytes; i++)
-    blocks[i] = (unsigned char)(i * 131 + (i >> 5));
-  for (size_t i = 0; i < bytes; i += 34) {
-    const uint16_t scale = cs_f16_from_f32(0.01f + (float)(i % 7) * 0.002f);
-    memcpy(blocks + i, &scale, 2);
+  for (int row = 0; row < 2; row++)
+    fill_logits(x + row * N_VOCAB, N_VOCAB);
+  x[N_VOCAB + 50000] = 9;
+  cs_plugin_memory *in = allocate(sizeof x), *out = allocate(sizeof values + sizeof ids);
+  assert_int_equal(f.streams->stream_upload(f.stream, in, 0, x, sizeof x, &error), CS_OK);
+  for (size_t i = 0; i < sizeof ks / sizeof ks[0]; i++) {
+    const uint32_t k = ks[i];
+    cs_tensor operands[3] = {tensor(out, 0, 2, k), tensor(out, sizeof values, 2, k),
+                             tensor(in, 0, 2, N_VOCAB)};
+    operands[1].dtype = CS_DTYPE_I32;
+    const cs_op op = {.struct_size = sizeof op,
+                      .id = CS_OP_TOP_K,
+                      .n_operands = 3,
+                      .operand_stride = sizeof(cs_tensor),
+                      .operands = operands};
+    cs_op_answer answer = {.struct_size = sizeof answer};
+    assert_int_equal(f.capability->op_query(f.device, &op, &answer, &error), CS_OK);
+    cs_plugin_memory *workspace = allocate(answer.workspace_bytes);
+    assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, workspace, &error), CS_OK);
+    assert_int_equal(f.streams->stream_download(f.stream, values, out, 0, 8 * k, &error), CS_OK);
+    assert_int_equal(f.streams->stream_download(f.stream, ids, out, sizeof values, 8 * k, &error),
+                     CS_OK);
+    assert_int_equal(finish(&error), CS_OK);
+    assert_int_equal(ids[0], N_VOCAB - 1);
+    assert_int_equal(ids[k], 50000);
+    for (uint32_t row = 0; row < 2; row++)
+      for (uint32_t j = 0; j < k; j++) {
+        const float *logits = x + row * N_VOCAB;
+        assert_true(values[row * k + j] == logits[ids[row * k + j]]);
+        if (j > 0)
+          assert_true(before(logits, (uint32_t)ids[row * k + j - 1], (uint32_t)ids[row * k + j]));
+      }
+    if (k == 5) assert_true(ids[1] == 4095 && ids[2] == 4096 && ids[3] == 8192);
+    f.memory->memory_free(f.device, workspace);
   }
-  const cs_weight_part part = {
-      .struct_size = sizeof part, .dtype = CS_DTYPE_Q8_0, .data = blocks, .bytes = bytes};
-  const cs_weight weight = {.struct_size = sizeof weight,
-                            .dtype = CS_DTYPE_Q8_0,
-                            .usage = CS_USAGE_MATMUL,
-                            .rank = 2,
-                            .n_parts = 1,
-                            .part_stride = sizeof part,
-                            .dims = {TILE_OUT, TILE_IN},
-                            .parts = &part};
-  assert_int_equal(f.capability->weights_pack(f.device, &weight, &packed, NULL, &error), CS_OK);
-  return packed;
+  f.memory->memory_free(f.device, in);
+  f.memory->memory_free(f.device, out);
 }
 
-static void a_matmul_of_large_tiles_is_right(void **state) {
+/* ---- figures, MIG, shared memory, times ---- */
+
+static void figures_are_told_at_both_ends(void **state) {
+  (void)state;
+  assert_non_null(strstr(f.logged, "cuda: NVML: 40.00 GiB free, 37 % busy, 41 C, 312.5 W, SM at "
+                                   "1980 MHz, memory at 2619 MHz\n"));
+  close_device();
+  assert_non_null(strstr(f.logged, "W on average\n"));
+  open_device(NULL);
+}
+
+static void figures_that_are_missing_are_left_out(void **state) {
+  (void)state;
+  static const struct {
+    const char *how, *line;
+  } cases[] = {{"nvml_bare=1", "cuda: NVML: 40.00 GiB free\n"},
+               {"nvml=9", "cuda: NVML: no library, no figures\n"},
+               {"nvml_blind=1", "cuda: NVML: the device is not known\n"}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    close_device();
+    f.logged[0] = '\0';
+    break_driver(cases[i].how);
+    open_device(NULL);
+    assert_string_equal(f.logged, cases[i].line);
+  }
+}
+
+static void a_mig_instance_is_a_device_of_its_own(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
-  static unsigned char blocks[TILE_OUT * (TILE_IN / 32) * 34];
-  static float x[TILE_N * TILE_IN], out[TILE_N * TILE_OUT];
-  cs_plugin_memory *packed = pack_weight(blocks, sizeof blocks);
-  cs_plugin_memory *in_memory = allocate(sizeof x), *out_memory = allocate(sizeof out);
-  for (int i = 0; i < TILE_N * TILE_IN; i++)
-    x[i] = sinf((float)i * 0.37f);
-  const cs_matmul_params params = {.struct_size = sizeof params};
-  cs_tensor operands[5] = {tensor(out_memory, 0, TILE_N, TILE_OUT),
-                           tensor(in_memory, 0, TILE_N, TILE_IN),
-                           tensor(packed, 0, TILE_OUT, TILE_IN)};
-  operands[2].dtype = CS_DTYPE_Q8_0;
-  operands[2].layout = CS_LAYOUT_PACKED;
-  for (int i = 3; i < 5; i++)
-    operands[i] = (cs_tensor){.struct_size = sizeof(cs_tensor), .rank = 1};
-  const cs_op op = {.struct_size = sizeof op,
-                    .id = CS_OP_MATMUL,
-                    .n_operands = 5,
-                    .operand_stride = sizeof(cs_tensor),
-                    .operands = operands,
-                    .params = &params};
-  assert_int_equal(f.streams->stream_upload(f.stream, in_memory, 0, x, sizeof x, &error), CS_OK);
-  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
-  assert_int_equal(f.streams->stream_download(f.stream, out, out_memory, 0, sizeof out, &error),
-                   CS_OK);
-  assert_int_equal(finish(&error), CS_OK);
-  double difference = 0, norm = 0;
-  for (uint32_t i = 0; i < TILE_N; i++)
-    for (uint32_t j = 0; j < TILE_OUT; j++) {
-      double sum = 0;
-      for (uint32_t k = 0; k < TILE_IN; k++)
-        sum += (double)x[i * TILE_IN + k] * (double)weight_value(blocks, j, k);
-      difference += pow((double)out[i * TILE_OUT + j] - sum, 2);
-      norm += sum * sum;
-    }
-  assert_true(difference / norm < CS_NMSE_LIMIT_HALF);
-  f.memory->memory_free(f.device, packed);
-  f.memory->memory_free(f.device, in_memory);
-  f.memory->memory_free(f.device, out_memory);
+  cs_plugin_instance *instance = NULL;
+  cs_plugin_device *device = NULL;
+  cs_device_properties p = {.struct_size = sizeof p};
+  setenv("CONSORT_FAKE_CUDA", "mig=1,memory=10240,units=14", 1);
+  f.logged[0] = '\0';
+  assert_int_equal(f.devices->instance_create(&host, &instance, &error), CS_OK);
+  assert_int_equal(f.devices->device_info(instance, 0, &p, &error), CS_OK);
+  assert_int_equal(strncmp(p.uuid, "MIG-fafafafa-", 13), 0);
+  assert_int_equal(p.memory_bytes, UINT64_C(10) << 30);
+  assert_int_equal(p.concurrency, 14);
+  assert_non_null(strstr(p.description, "MIG 1g.10gb (sm_80, 14 multiprocessors)"));
+  assert_int_equal(f.devices->device_open(instance, 0, NULL, 0, 0, &device, &error), CS_OK);
+  /* Memory is the instance's, the rest its GPU's. */
+  assert_non_null(strstr(f.logged, "NVML: 5.00 GiB free, 37 % busy"));
+  assert_int_equal(f.peers->peer_can_copy(device, f.device), 1); /* one and the same here */
+  f.devices->device_close(device);
+  f.devices->instance_destroy(instance);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+static void a_gpu_in_mig_mode_without_an_instance_is_told(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_instance *instance = NULL;
+  setenv("CONSORT_FAKE_CUDA", "mig=1,devices=0", 1);
+  assert_int_equal(f.devices->instance_create(&host, &instance, &error), CS_NOT_FOUND);
+  assert_non_null(strstr(error.message, "nvidia-smi mig -cgi"));
+}
+
+static void shared_memory_keeps_its_bytes_and_serves_ops(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_memory *memory = allocate(512), *import = NULL;
+  cs_op op;
+  cs_tensor operands[3];
+  int64_t fd = -1;
+  float x[64], out[64];
+  for (int i = 0; i < 64; i++)
+    x[i] = (float)i;
+  make_add(&op, operands, memory);
+  assert_int_equal(f.streams->stream_upload(f.stream, memory, 0, x, sizeof x, &error), CS_OK);
+  assert_int_equal(finish(&error), CS_OK);
+  assert_int_equal(f.external->memory_export(f.device, memory, CS_EXTERNAL_FD, &fd, &error), CS_OK);
+  assert_int_equal(f.external->memory_import(f.device, CS_EXTERNAL_FD, fd, 512, &import, &error),
+                   CS_OK);
+  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
+  assert_int_equal(f.streams->stream_download(f.stream, out, import, 256, sizeof out, &error),
+                   CS_OK);
+  assert_int_equal(finish(&error), CS_OK);
+  for (int i = 0; i < 64; i++)
+    assert_true(out[i] == 2 * x[i] &&
+                ((float *)f.memory->memory_host_pointer(f.device, import))[64 + i] == out[i]);
+  f.memory->memory_free(f.device, import);
+  f.memory->memory_free(f.device, memory);
+}
+
+static void what_cannot_be_shared_stays_as_it_is(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_memory *memory = allocate(512);
+  cs_plugin_program *program = NULL;
+  cs_op op;
+  cs_tensor operands[3];
+  int64_t fd = -1;
+  const long before = f.live_objects();
+  break_driver("pin=1");
+  assert_int_equal(f.external->memory_export(f.device, memory, CS_EXTERNAL_FD, &fd, &error),
+                   CS_OUT_OF_MEMORY);
+  assert_int_equal(f.live_objects(), before);
+  make_add(&op, operands, memory);
+  assert_int_equal(f.programs->program_create(f.device, &op, 1, sizeof op, NULL, &program, &error),
+                   CS_OK);
+  assert_int_equal(f.external->memory_export(f.device, memory, CS_EXTERNAL_FD, &fd, &error),
+                   CS_UNSUPPORTED);
+  assert_int_equal(fd, -1);
+  assert_int_equal(f.programs->program_launch(f.stream, program, &error), CS_OK);
+  assert_int_equal(finish(&error), CS_OK);
+  f.programs->program_destroy(program);
+  f.memory->memory_free(f.device, memory);
+}
+
+/* Two streams by one clock: what runs later is told to be later. */
+static void ops_are_timed_by_the_device(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_memory *memory = allocate(512);
+  cs_plugin_stream *streams[2] = {f.stream, NULL};
+  cs_op ops[3];
+  cs_tensor operands[3][3];
+  cs_op_time times[4], last = {.end_ns = 0};
+  for (int i = 0; i < 3; i++)
+    make_add(&ops[i], operands[i], memory);
+  assert_int_equal(f.streams->stream_create(f.device, &streams[1], &error), CS_OK);
+  break_driver("slow=2000");
+  for (int round = 0; round < 4; round++) {
+    cs_plugin_stream *stream = streams[round % 2];
+    uint32_t n = 0;
+    assert_int_equal(f.profile->stream_profile_enable(stream, 1, &error), CS_OK);
+    assert_int_equal(f.eager->ops_enqueue(stream, ops, 3, sizeof ops[0], NULL, &error), CS_OK);
+    assert_int_equal(f.streams->stream_signal(stream, f.semaphore, ++f.signalled, &error), CS_OK);
+    assert_int_equal(f.semaphores->semaphore_wait(f.semaphore, f.signalled, WAIT_US, &error),
+                     CS_OK);
+    for (int i = 0; i < 4; i++)
+      times[i] = (cs_op_time){.struct_size = sizeof times[i]};
+    assert_int_equal(f.profile->stream_profile_read(stream, times, 4, sizeof times[0], &n, &error),
+                     CS_OK);
+    assert_int_equal(n, 3);
+    for (int i = 0; i < 3; i++) {
+      assert_true(times[i].begin_ns >= last.end_ns);
+      assert_true(times[i].end_ns - times[i].begin_ns >= 1900000);
+      last = times[i];
+    }
+  }
+  f.streams->stream_destroy(streams[1]);
+  f.memory->memory_free(f.device, memory);
+}
+
+static void times_without_events_are_an_error_of_the_list(void **state) {
+  (void)state;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_memory *memory = allocate(512);
+  cs_op op;
+  cs_tensor operands[3];
+  make_add(&op, operands, memory);
+  break_driver("event=2");
+  assert_int_equal(f.profile->stream_profile_enable(f.stream, 1, &error), CS_OK);
+  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
+  assert_int_equal(finish(&error), CS_OUT_OF_MEMORY);
+  f.memory->memory_free(f.device, memory);
+}
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      TEST(the_device_says_that_it_is_fake),      TEST(unknown_options_are_refused),
-      TEST(bytes_travel_by_way_of_pinned_memory), TEST(a_wait_may_come_before_its_signal),
-      TEST(a_refused_launch_names_its_op),        TEST(a_signal_before_the_failure_arrives),
-      TEST(a_lost_device_is_told_and_stays_lost), TEST(exhausted_memory_does_no_lasting_harm),
-      TEST(a_program_is_one_graph_and_repeats),   TEST(two_devices_copy_to_each_other),
-      TEST(a_matmul_of_large_tiles_is_right)};
+  const struct CMUnitTest tests[] = {TEST(the_device_says_that_it_is_fake),
+                                     TEST(unknown_options_are_refused),
+                                     TEST(bytes_travel_by_way_of_pinned_memory),
+                                     TEST(a_wait_may_come_before_its_signal),
+                                     TEST(a_refused_launch_names_its_op),
+                                     TEST(a_signal_before_the_failure_arrives),
+                                     TEST(a_lost_device_is_told_and_stays_lost),
+                                     TEST(exhausted_memory_does_no_lasting_harm),
+                                     TEST(a_program_is_one_graph_and_repeats),
+                                     TEST(two_devices_copy_to_each_other),
+                                     TEST(figures_are_told_at_both_ends),
+                                     TEST(figures_that_are_missing_are_left_out),
+                                     TEST(a_mig_instance_is_a_device_of_its_own),
+                                     TEST(a_gpu_in_mig_mode_without_an_instance_is_told),
+                                     TEST(shared_memory_keeps_its_bytes_and_serves_ops),
+                                     TEST(what_cannot_be_shared_stays_as_it_is),
+                                     TEST(ops_are_timed_by_the_device),
+                                     TEST(times_without_events_are_an_error_of_the_list),
+                                     TEST(the_largest_of_long_rows_are_found)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -57,6 +57,9 @@ typedef struct cuda_rows {
 #define CUDA_MMA_PAIRS      64 /* (row, head) pairs of a tensor-core attention block */
 #define CUDA_MMA_THREADS    128
 #define CUDA_MAX_EXPERTS    512
+#define CUDA_SELECT_PART    4096 /* columns of a row that a selecting block takes */
+#define CUDA_HALVES         32   /* rows of halves are padded to whole ones */
+#define CUDA_GROUP_BYTES    16   /* of moe_sort's groups */
 
 #define CUDA_ADD  0
 #define CUDA_SILU 1
@@ -116,11 +119,13 @@ typedef struct cuda_norm_args {
   float epsilon;
 } cuda_norm_args;
 
-/* values and ids (n, k) of x(n, d); argmax has k = 1 and no values. */
+/* values and ids (n, k) of x(n, d); argmax has k = 1 and no values. In several passes over parts of
+ * a row: the k ranks of each part go to ranks_out (n, n_out), and the next pass reads them from
+ * ranks_in (n, n_columns); the last has no ranks_out. */
 typedef struct cuda_select_args {
   cuda_rows values, ids, x;
-  uint64_t n_columns;
-  uint32_t k, reserved;
+  void *ranks_in, *ranks_out;
+  uint32_t n_columns, n_out, k, reserved;
 } cuda_select_args;
 
 typedef struct cuda_route_args {
@@ -147,7 +152,26 @@ typedef struct cuda_matmul_args {
   uint32_t n_experts;
   float cap;
   uint32_t x_aligned; /* rows of x start on 16 bytes */
+  /* For tiles of formats other than F32: x by halve_rows, rows padded to whole CUDA_HALVES. */
+  void *halves;
+  uint64_t halves_stride;
+  void *order, *groups; /* of moe_sort, for tiles; NULL: rows follow each other */
 } cuda_matmul_args;
+
+/* x(n, n_columns) as 16-bit halves, bf16 or f16. */
+typedef struct cuda_halve_args {
+  cuda_rows x;
+  void *out;
+  uint64_t out_stride, n_columns;
+  uint32_t bf16, reserved;
+} cuda_halve_args;
+
+/* order(n_slots) uint32, groups(n_groups, 4) uint32. */
+typedef struct cuda_moe_sort_args {
+  cuda_rows ids;
+  void *order, *groups;
+  uint32_t n_slots, k, n_experts, group_rows, n_groups, reserved;
+} cuda_moe_sort_args;
 
 /* A KV cache plane of either layout: distances in elements. */
 typedef struct cuda_plane {
@@ -176,6 +200,11 @@ typedef struct cuda_wire_sum_args {
   uint64_t table_tokens, wire_tokens, token_halves;
   uint32_t n_partial, reserved;
 } cuda_wire_sum_args;
+
+typedef struct cuda_wire_copy_args {
+  void *to, *from, *range;
+  uint64_t table_tokens, wire_tokens, token_halves;
+} cuda_wire_copy_args;
 
 /* Distances in 16-bit halves. */
 typedef struct cuda_copy_blocks_args {
@@ -212,6 +241,7 @@ typedef struct cuda_attention_args {
   X(rope)                                                                                          \
   X(gather_rows)                                                                                   \
   X(rms_norm)                                                                                      \
+  X(select_largest)                                                                                \
   X(select_top)                                                                                    \
   X(moe_route)                                                                                     \
   X(moe_combine)                                                                                   \
@@ -219,6 +249,7 @@ typedef struct cuda_attention_args {
   X(kv_move)                                                                                       \
   X(wire_sum)                                                                                      \
   X(wire_sum_finish)                                                                               \
+  X(wire_copy)                                                                                     \
   X(kv_copy_blocks)                                                                                \
   CUDA_KERNELS_VECTOR(X, f32)                                                                      \
   CUDA_KERNELS_VECTOR(X, f16)                                                                      \
@@ -232,6 +263,8 @@ typedef struct cuda_attention_args {
   CUDA_KERNELS_VECTOR(X, q5_k)                                                                     \
   CUDA_KERNELS_VECTOR(X, q6_k)                                                                     \
   X(matmul_f32)                                                                                    \
+  X(halve_rows)                                                                                    \
+  X(moe_sort)                                                                                      \
   CUDA_KERNELS_TILE(X, f16)                                                                        \
   CUDA_KERNELS_TILE(X, bf16)                                                                       \
   CUDA_KERNELS_TILE(X, q8_0)                                                                       \

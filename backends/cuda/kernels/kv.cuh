@@ -92,6 +92,20 @@ KERNEL(wire_sum_finish, cuda_wire_sum_args, CUDA_THREADS) {
   if (threadIdx.x == 0) *(unsigned long long *)a.sum = sum;
 }
 
+/* What kv_move moves of the wire, between the device's memory and memory of the host: each byte
+ * crosses the bus once, 16 a thread. */
+KERNEL(wire_copy, cuda_wire_copy_args, CUDA_THREADS) {
+  const uint64_t n_halves =
+      range_tokens(a.range, a.table_tokens, a.wire_tokens) * a.token_halves;
+  const uint64_t n_chunks = n_halves / 8;
+  for (uint64_t i = (uint64_t)blockIdx.x * CUDA_THREADS + threadIdx.x; i < n_chunks;
+       i += (uint64_t)gridDim.x * CUDA_THREADS)
+    ((uint4 *)a.to)[i] = ((const uint4 *)a.from)[i];
+  if (blockIdx.x == 0 && threadIdx.x < n_halves % 8)
+    ((uint16_t *)a.to)[8 * n_chunks + threadIdx.x] =
+        ((const uint16_t *)a.from)[8 * n_chunks + threadIdx.x];
+}
+
 /* cache[pairs[i][1]] = cache[pairs[i][0]]; pairs(n, 2). Block (pair, share). */
 KERNEL(kv_copy_blocks, cuda_copy_blocks_args, CUDA_THREADS) {
   const int32_t *pair = row_of<const int32_t>(a.pairs, blockIdx.x);

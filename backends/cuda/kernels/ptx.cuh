@@ -32,6 +32,40 @@ DEVICE uint32_t pack_bf16(float low, float high) {
 #define HAS_BF16_MMA 0
 #endif
 
+/* 16 bytes to shared memory, or as many zeros where bytes is 0; there after copy_async_wait<N> when
+ * at most N groups were committed later. Turing copies at once. */
+DEVICE void copy_async(void *shared, const void *from, uint32_t bytes) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  const uint32_t to = (uint32_t)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+               : "memory");
+#else
+  *(uint4 *)shared = bytes ? *(const uint4 *)from : make_uint4(0, 0, 0, 0);
+#endif
+}
+
+DEVICE void copy_async_commit() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+template <int N> DEVICE void copy_async_wait() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#endif
+}
+
+/* Four 8 x 8 matrices of halves from shared memory: lane l gives the address of row l % 8 of matrix
+ * l / 8; to[i] is row lane / 4, columns lane % 4 * 2 and the next, of matrix i. */
+DEVICE void load_matrices(uint32_t to[4], const void *row) {
+  const uint32_t from = (uint32_t)__cvta_generic_to_shared(row);
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(from)
+               : "memory");
+}
+
 /* c(16, 8) += a(16, 16) b(16, 8) over the warp: PTX ISA, "Matrix Fragments for mma.m16n8k16". */
 template <bool BF16> DEVICE void mma_16816(float c[4], const uint32_t a[4], const uint32_t b[2]) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800

@@ -184,22 +184,65 @@ KERNEL(rms_norm, cuda_norm_args, CUDA_THREADS) {
     out[i] = (x[i] - mean) * scale * weight[i];
 }
 
-/* The k largest of each row of x(n, d), one pass each; argmax is k = 1 without values. */
-KERNEL(select_top, cuda_select_args, CUDA_THREADS) {
-  const float *x = row_of<const float>(a.x, blockIdx.x);
-  unsigned long long limit = ~0ull;
-  for (uint32_t j = 0; j < a.k; j++) {
-    unsigned long long best = 0;
-    for (uint64_t i = threadIdx.x; i < a.n_columns; i += CUDA_THREADS) {
-      const unsigned long long rank = order_rank(x[i], (uint32_t)i);
-      if (rank < limit && rank > best) best = rank;
-    }
-    limit = block_fold<unsigned long long, true>(best);
-    const uint32_t at = 0xffffffffu - (uint32_t)limit;
-    if (threadIdx.x != 0) continue;
-    row_of<int32_t>(a.ids, blockIdx.x)[j] = (int32_t)at;
-    if (a.values.base) row_of<float>(a.values, blockIdx.x)[j] = x[at];
+/* ---- the largest of a row ---- */
+
+/* Rank i of the row: of x(n, d), or the i-th that an earlier pass left. */
+DEVICE unsigned long long rank_at(const cuda_select_args &a, uint64_t row, uint32_t i) {
+  if (a.ranks_in) return ((const unsigned long long *)a.ranks_in)[row * a.n_columns + i];
+  return order_rank(row_of<const float>(a.x, row)[i], i);
+}
+
+/* Leaves the j-th largest rank of a part, or tells what it is of. */
+DEVICE void put_rank(const cuda_select_args &a, uint64_t row, uint32_t j, unsigned long long rank) {
+  if (a.ranks_out) {
+    ((unsigned long long *)a.ranks_out)[row * a.n_out + blockIdx.y * a.k + j] = rank;
+    return;
   }
+  const uint32_t at = 0xffffffffu - (uint32_t)rank;
+  row_of<int32_t>(a.ids, row)[j] = (int32_t)at;
+  if (a.values.base) row_of<float>(a.values, row)[j] = row_of<const float>(a.x, row)[at];
+}
+
+/* The largest of each part of CUDA_SELECT_PART. Block (row, part). */
+KERNEL(select_largest, cuda_select_args, CUDA_THREADS) {
+  const uint32_t begin = blockIdx.y * CUDA_SELECT_PART;
+  const uint32_t end =
+      a.n_columns - begin < CUDA_SELECT_PART ? a.n_columns : begin + CUDA_SELECT_PART;
+  unsigned long long best = 0;
+  for (uint32_t i = begin + threadIdx.x; i < end; i += CUDA_THREADS) {
+    const unsigned long long rank = rank_at(a, blockIdx.x, i);
+    best = rank > best ? rank : best;
+  }
+  best = block_fold<unsigned long long, true>(best);
+  if (threadIdx.x == 0) put_rank(a, blockIdx.x, 0, best);
+}
+
+/* The k largest of each part, largest first: a part is sorted whole, in a bitonic network. What a
+ * part lacks of k ranks is 0, below every other. Block (row, part). */
+KERNEL(select_top, cuda_select_args, CUDA_THREADS) {
+  __shared__ unsigned long long ranks[CUDA_SELECT_PART];
+  const uint32_t begin = blockIdx.y * CUDA_SELECT_PART;
+  const uint32_t n =
+      a.n_columns - begin < CUDA_SELECT_PART ? a.n_columns - begin : CUDA_SELECT_PART;
+  uint32_t size = 2;
+  while (size < n || size < a.k)
+    size *= 2;
+  for (uint32_t i = threadIdx.x; i < size; i += CUDA_THREADS)
+    ranks[i] = i < n ? rank_at(a, blockIdx.x, begin + i) : 0;
+  __syncthreads();
+#pragma unroll 1
+  for (uint32_t run = 2; run <= size; run *= 2)
+#pragma unroll 1
+    for (uint32_t distance = run / 2; distance > 0; distance /= 2) {
+      for (uint32_t i = threadIdx.x; i < size / 2; i += CUDA_THREADS) {
+        const uint32_t low = 2 * i - i % distance, high = low + distance;
+        const unsigned long long p = ranks[low], q = ranks[high];
+        if ((p < q) == ((low & run) == 0)) ranks[low] = q, ranks[high] = p;
+      }
+      __syncthreads();
+    }
+  for (uint32_t j = threadIdx.x; j < a.k; j += CUDA_THREADS)
+    put_rank(a, blockIdx.x, j, ranks[j]);
 }
 
 /* ids(n, k), weights(n, k), logits(n, n_experts), bias(n_experts) or none. A warp a row; lane l

@@ -144,6 +144,8 @@ void cs_sdk_op_log_enable(cs_sdk_op_log *log, uint32_t on);
  * while the log is off, and `end` then does nothing. Nanoseconds of the monotonic clock. */
 uint64_t cs_sdk_op_log_begin(cs_sdk_op_log *log);
 void cs_sdk_op_log_end(cs_sdk_op_log *log, uint32_t op_id, uint64_t begin_ns);
+/* A record by the device's own clock, in the place of both; begin still says whether it is on. */
+void cs_sdk_op_log_add(cs_sdk_op_log *log, uint32_t op_id, uint64_t begin_ns, uint64_t end_ns);
 /* As stream_profile_read; returns how many records were given. */
 uint32_t cs_sdk_op_log_read(cs_sdk_op_log *log, cs_op_time *out, uint32_t capacity,
                             uint32_t stride);
