@@ -146,6 +146,7 @@ extern const cpu_block_kernels cpu_blocks_generic;
 extern const cpu_block_kernels cpu_blocks_avx2;
 extern const cpu_block_kernels cpu_blocks_avx2vnni, cpu_blocks_avx2vnni_evex;
 extern const cpu_block_kernels cpu_blocks_avx512;
+extern const cpu_block_kernels cpu_blocks_neon, cpu_blocks_neon_dotprod, cpu_blocks_neon_i8mm;
 
 /* X(name, index, bits, scales): every format, for tables. */
 #define CPU_BLOCK_TABLE(X)                                                                         \

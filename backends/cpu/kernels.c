@@ -47,6 +47,27 @@ static const table_choice choices[] = {{&cpu_kernels_avx512, has_avx512},
                                        {&cpu_kernels_avx2, has_avx2},
                                        {&cpu_kernels_generic, has_nothing_special}};
 
+#elif defined CPU_ARM_KERNELS
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+static bool has_dotprod(void) {
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+}
+
+static bool has_i8mm(void) {
+  return has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+}
+
+static bool has_bf16(void) {
+  return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0;
+}
+
+static const table_choice choices[] = {{&cpu_kernels_neon_i8mm, has_i8mm},
+                                       {&cpu_kernels_neon_dotprod, has_dotprod},
+                                       {&cpu_kernels_neon, has_nothing_special},
+                                       {&cpu_kernels_generic, has_nothing_special}};
+
 #else
 
 static bool has_bf16(void) {

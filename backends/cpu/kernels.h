@@ -110,8 +110,9 @@ extern const cpu_kernels cpu_kernels_generic;
 extern const cpu_kernels cpu_kernels_avx2;
 extern const cpu_kernels cpu_kernels_avx2vnni, cpu_kernels_avx2vnni_evex; /* blocks_avx2vnni.c */
 extern const cpu_kernels cpu_kernels_avx512;
+extern const cpu_kernels cpu_kernels_neon, cpu_kernels_neon_dotprod, cpu_kernels_neon_i8mm;
 
-/* Of the avx512 table, for processors that have AVX512-BF16, too. */
+/* Of the tables avx512 and neon-i8mm, for processors that have dot products of bf16, too. */
 void cpu_bf16_tile_f16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
                        size_t n_pairs, float *out);
 void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,

@@ -2,9 +2,10 @@
  * file compiles it for its instructions, and defines before:
  *
  *   lanes, N_LANES                 a vector of floats with + - * /, and how many it holds
- *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats; the formats are
- *                                  F32, F16, BF16, F8 (e4m3) and I8 (whole numbers), numbered from
- * 0 load_one(format, from, i)      one of them lanes_store(to, v), lanes_store_f16(to, v)
+ *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats, in one of the
+ *                                  formats F32, F16, BF16, F8 (e4m3), I8 (whole numbers)
+ *   load_one(format, from, i)      one of them
+ *   lanes_store(to, v), lanes_store_f16(to, v)
  *   lanes_set(x)                   x in every lane
  *   lanes_fma(a, b, c)             a * b + c
  *   lanes_sums(v, out)             the sums of the four vectors v[4], to out[4]

@@ -34,6 +34,20 @@ foreach(kernel generic avx2 avx2vnni)
   endif()
 endforeach()
 
+# Processors that have AVX-VNNI and no AVX-512 must be able to run what is built for them.
+if(TARGET cpu_avx2vnni_vex)
+  add_test(NAME cpu_encoding_test
+           COMMAND ${CONSORT_PYTHON} ${CMAKE_CURRENT_LIST_DIR}/../integration/cpu_encoding_test.py
+                   $<TARGET_OBJECTS:cpu_avx2vnni_vex>)
+  set_tests_properties(cpu_encoding_test PROPERTIES LABELS unit TIMEOUT 60 SKIP_RETURN_CODE 77)
+endif()
+
+# The plugin for 64-bit Arm, under qemu-user.
+if(TARGET consort_cli AND NOT CMAKE_CROSSCOMPILING)
+  consort_add_python_test(aarch64_test integration/aarch64_test.py slow)
+  set_tests_properties(aarch64_test PROPERTIES TIMEOUT 1200)
+endif()
+
 # Figures are taken by hand on a quiet machine; as a test it shows that they still can be.
 add_executable(attention_bench bench/attention_bench.c unit/cpu_harness.c)
 target_include_directories(attention_bench PRIVATE unit)

@@ -258,19 +258,9 @@ static void check_half_cases(cpu_harness *h, uint32_t dtype, bool always) {
   }
 }
 
-static bool machine_has_bf16(void) {
-  char line[8192];
-  bool has = false;
-  FILE *file = fopen("/proc/cpuinfo", "r");
-  while (file && !has && fgets(line, sizeof line, file))
-    has = strstr(line, " avx512_bf16") != NULL;
-  if (file) fclose(file);
-  return has;
-}
-
 static void many_queries_in_bf16_stay_within_their_class(void **state) {
   (void)state;
-  if (!machine_has_bf16()) skip();
+  if (!harness_processor_has("avx512_bf16")) skip();
   for (int always = 0; always < 2; always++) {
     cpu_harness h;
     assert_true(harness_open_rounding(&h, "avx512", "2", always ? "always" : "auto"));

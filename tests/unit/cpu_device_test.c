@@ -53,35 +53,20 @@ static void a_node_is_one_that_is_there(void **state) {
   harness_close(&h);
 }
 
-/* What the kernel says of the processor, in the words of /proc/cpuinfo. */
-static bool processor_has(const char *word) {
-  FILE *file = fopen("/proc/cpuinfo", "r");
-  char line[8192];
-  bool has = false;
-  while (file && !has && fgets(line, sizeof line, file)) {
-    if (strncmp(line, "flags", 5) != 0 && strncmp(line, "Features", 8) != 0) continue;
-    for (char *at = strtok(line, " \t\n"); at && !has; at = strtok(NULL, " \t\n"))
-      has = strcmp(at, word) == 0;
-  }
-  if (file) fclose(file);
-  return has;
-}
-
-/* A test's own list where the processor is an emulated one, of which /proc/cpuinfo tells nothing.
- */
+/* CONSORT_TEST_KERNELS tells the tables of an emulated processor. */
 static bool should_run(const char *kernel) {
   const char *listed = getenv("CONSORT_TEST_KERNELS");
   char words[256], name[32];
   snprintf(words, sizeof words, " %s ", listed ? listed : "");
   snprintf(name, sizeof name, " %s ", kernel);
   if (listed) return strstr(words, name) != NULL;
-  const bool avx512 = processor_has("avx512_vnni") && processor_has("avx512vl");
+  const bool avx512 = harness_processor_has("avx512_vnni") && harness_processor_has("avx512vl");
   if (strcmp(kernel, "avx512") == 0) return avx512;
-  if (strcmp(kernel, "avx2vnni") == 0) return avx512 || processor_has("avx_vnni");
-  if (strcmp(kernel, "avx2") == 0) return processor_has("avx2");
-  if (strcmp(kernel, "neon-i8mm") == 0) return processor_has("i8mm");
-  if (strcmp(kernel, "neon-dotprod") == 0) return processor_has("asimddp");
-  if (strcmp(kernel, "neon") == 0) return processor_has("asimd");
+  if (strcmp(kernel, "avx2vnni") == 0) return avx512 || harness_processor_has("avx_vnni");
+  if (strcmp(kernel, "avx2") == 0) return harness_processor_has("avx2");
+  if (strcmp(kernel, "neon-i8mm") == 0) return harness_processor_has("i8mm");
+  if (strcmp(kernel, "neon-dotprod") == 0) return harness_processor_has("asimddp");
+  if (strcmp(kernel, "neon") == 0) return harness_processor_has("asimd");
   return true;
 }
 

@@ -18,6 +18,19 @@ uint64_t harness_seed = 1;
 const char *const harness_kernels[HARNESS_N_KERNELS] = {
     "generic", "avx2", "avx2vnni", "avx512", "neon", "neon-dotprod", "neon-i8mm"};
 
+bool harness_processor_has(const char *word) {
+  FILE *file = getenv("CONSORT_TEST_KERNELS") ? NULL : fopen("/proc/cpuinfo", "r");
+  char line[8192];
+  bool has = false;
+  while (file && !has && fgets(line, sizeof line, file)) {
+    if (strncmp(line, "flags", 5) != 0 && strncmp(line, "Features", 8) != 0) continue;
+    for (char *at = strtok(line, " \t\n"); at && !has; at = strtok(NULL, " \t\n"))
+      has = strcmp(at, word) == 0;
+  }
+  if (file) fclose(file);
+  return has;
+}
+
 static void load_tables(cpu_harness *h) {
   const char *folder = getenv("CONSORT_TEST_PLUGINS");
   char path[1024];

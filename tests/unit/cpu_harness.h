@@ -28,6 +28,10 @@ typedef struct cpu_harness {
 #define HARNESS_N_KERNELS 7
 extern const char *const harness_kernels[HARNESS_N_KERNELS];
 
+/* Whether /proc/cpuinfo lists this word for the processor. It lists none for an emulated one, whose
+ * tables CONSORT_TEST_KERNELS names instead. */
+bool harness_processor_has(const char *word);
+
 /* Opens device 0 with kernel=KERNEL and threads=N; false when this machine has no such kernel.
  * Anything else that fails ends the test. */
 bool harness_open(cpu_harness *harness, const char *kernel, const char *threads);
