@@ -1,30 +1,10 @@
-/* Paged attention with an online softmax. An item of work is one KV head and some of the query
- * vectors that read it (rows of the sequence times query heads of the group), so that K and V are
- * read once for all of them; more than 32 go another way, see attention_many.c. Keys come in tiles
- * of up to 64 tokens over several blocks: scores of the tile, then its exponentials, then its share
- * of V. A query never meets the K or V of a position it may not see, not even with weight zero: NaN
- * there must not reach it. */
+/* Paged attention: what is asked, and how it is cut into items of work. Rows of a sequence times
+ * query heads of a group are the query vectors that read one KV head. Up to 32 of them go the way
+ * of attention_few.c, more the way of attention_many.c. */
 #include "attention.h"
 
-#include <math.h>
-#include <string.h>
-
-#define QUERIES     32
-#define TILE        CPU_ATTENTION_TILE
-#define SUM_FLOATS  8192 /* of all queries' outputs in one item */
-#define ROUND_WIDTH 1024 /* of all query heads */
-#define ROW_WIDTH   512  /* widest head of a layout that is not contiguous */
-#define ROW_TOKENS  8    /* of such a layout, converted at a time */
-
-typedef struct attention_state {
-  float largest[QUERIES];
-  float total[QUERIES];
-  const float *q[QUERIES];
-  uint64_t begin[QUERIES]; /* the positions that query i sees: begin to end - 1 */
-  uint64_t end[QUERIES];
-  float scores[QUERIES][TILE];
-  float sums[SUM_FLOATS]; /* (n, v_width) */
-} attention_state;
+#define ROUND_WIDTH   1024 /* of all query heads */
+#define LEAST_QUERIES 64   /* of an item of many, if threads go short of items */
 
 /* ---- checks ---- */
 
@@ -39,9 +19,14 @@ static bool rounds_to_bf16(const cs_plugin_device *device, const cs_op *op) {
   return device->bf16 == CPU_ROUND_ALWAYS || q->dims[1] * q->dims[2] >= ROUND_WIDTH;
 }
 
-/* Queries of one KV head in an item up to which the way for few is taken. */
-static uint64_t few_queries(uint64_t v_width) {
-  return SUM_FLOATS / v_width < QUERIES ? SUM_FLOATS / v_width : QUERIES;
+/* The workspace begins with the numbers of items. */
+static uint64_t ends_bytes(uint64_t n_seqs) {
+  return (n_seqs * sizeof(uint64_t) + 63) / 64 * 64;
+}
+
+/* Query vectors of one KV head that may leave records of pieces. */
+static uint64_t recorded_queries(uint64_t n_vectors, uint64_t n_seqs, uint64_t most_few) {
+  return n_vectors < n_seqs * most_few ? n_vectors : n_seqs * most_few;
 }
 
 static bool check_attention(const cs_plugin_device *device, const cs_op *op, cs_op_answer *answer) {
@@ -55,13 +40,18 @@ static bool check_attention(const cs_plugin_device *device, const cs_op *op, cs_
   if (v->dims[1] != k->dims[1] || v->dims[2] != k->dims[2] || q->dims[1] % k->dims[2] != 0)
     return cpu_no(answer, "%llu query heads on %llu KV heads", (unsigned long long)q->dims[1],
                   (unsigned long long)k->dims[2]);
-  if (v->dims[3] > SUM_FLOATS ||
-      ((k->layout == CS_LAYOUT_KV_HEAD_MINOR || v->layout == CS_LAYOUT_KV_HEAD_MINOR) &&
-       (k->dims[3] > ROW_WIDTH || v->dims[3] > ROW_WIDTH)))
+  if ((k->layout == CS_LAYOUT_KV_HEAD_MINOR || v->layout == CS_LAYOUT_KV_HEAD_MINOR) &&
+      (k->dims[3] > CPU_SCATTERED_WIDTH || v->dims[3] > CPU_SCATTERED_WIDTH))
     return cpu_no(answer, "heads are too wide");
   const uint64_t n_seqs = cs_sdk_tensor_rows(table);
-  const bool many = q->dims[0] * (q->dims[1] / k->dims[2]) > few_queries(v->dims[3]);
-  answer->error_class = many && rounds_to_bf16(device, op) ? CS_ERROR_HALF : CS_ERROR_F32;
+  const uint64_t n_queries = q->dims[0] * (q->dims[1] / k->dims[2]);
+  const uint64_t most_few = cpu_attention_few_most(v->dims[3]);
+  answer->error_class =
+      n_queries > most_few && rounds_to_bf16(device, op) ? CS_ERROR_HALF : CS_ERROR_F32;
+  answer->workspace_bytes =
+      ends_bytes(n_seqs) + cpu_attention_few_bytes(device->n_threads,
+                                                   recorded_queries(n_queries, n_seqs, most_few),
+                                                   k->dims[2], v->dims[3]);
   return cpu_check_rows(answer, "q", q, CS_DTYPE_F32, q->dims[0], q->dims[1] * q->dims[2]) &&
          cpu_check_rows(answer, "out", out, CS_DTYPE_F32, q->dims[0],
                         out->dims[1] * out->dims[2]) &&
@@ -96,235 +86,114 @@ static cs_status check_sequence(const attention_job *job, uint64_t s, cs_error *
   return CS_OK;
 }
 
-/* ---- scores ---- */
-
-/* scores[first + i][column..] for 4 keys from `keys` on. */
-static void score_keys(const attention_item *item, attention_state *state, uint64_t first,
-                       uint64_t n, const void *keys, uint32_t float_index, size_t stride,
-                       uint64_t column, uint64_t n_keys) {
-  float tile[CPU_SCORE_ROWS * CPU_SCORE_KEYS];
-  item->job->kernels->score_tile[float_index]((uint32_t)n, &state->q[first], keys, stride,
-                                              item->job->k.width, tile);
-  for (uint64_t i = 0; i < n; i++)
-    memcpy(&state->scores[first + i][column], tile + i * CPU_SCORE_KEYS, n_keys * sizeof *tile);
-}
-
-/* All queries against n_keys neighbouring keys of one block. A short rest repeats its last key. */
-static void score_block(const attention_item *item, attention_state *state, cpu_kv_row first_key,
-                        uint64_t n_keys, uint64_t column) {
-  unsigned char *keys = first_key.data;
-  const attention_job *job = item->job;
-  float rows[CPU_SCORE_KEYS][ROW_WIDTH];
-  for (uint64_t t = 0; t < n_keys;) {
-    uint64_t n = n_keys - t < CPU_SCORE_KEYS ? 1 : CPU_SCORE_KEYS;
-    const void *from = keys + t * job->k.token_bytes;
-    size_t stride = n == 1 ? 0 : job->k.token_bytes;
-    if (!job->k.contiguous) {
-      for (uint64_t i = 0; i < n; i++)
-        cpu_kv_load(job->kernels, &job->k, (cpu_kv_row){keys + (t + i) * job->k.token_bytes, NULL},
-                    rows[i]);
-      from = rows;
-      stride = n == 1 ? 0 : sizeof rows[0];
-    }
-    const uint32_t index = job->k.contiguous ? cpu_kv_index(job->k.dtype) : 0;
-    for (uint64_t i = 0; i < item->n; i += CPU_SCORE_ROWS)
-      score_keys(item, state, i, item->n - i < CPU_SCORE_ROWS ? item->n - i : CPU_SCORE_ROWS, from,
-                 index, stride, column + t, n);
-    t += n;
-  }
-  const size_t step = cpu_kv_scale_step(&job->k);
-  for (uint64_t i = 0; first_key.scale && i < item->n; i++)
-    for (uint64_t t = 0; t < n_keys; t++)
-      state->scores[i][column + t] *= first_key.scale[t * step];
-}
-
-/* ---- softmax ---- */
-
-/* Turns query i's scores of positions begin to end - 1 (column 0 is position `first`) into
- * weights, and scales what was summed before to the new largest score. */
-static void weigh_query(const attention_item *item, attention_state *state, uint64_t i,
-                        uint64_t begin, uint64_t end) {
-  const attention_job *job = item->job;
-  float *scores = &state->scores[i][begin];
-  const size_t n = end - begin;
-  float largest = state->largest[i];
-  for (size_t t = 0; t < n; t++) {
-    scores[t] *= job->scale;
-    if (job->soft_cap != 0) scores[t] = job->soft_cap * tanhf(scores[t] / job->soft_cap);
-    largest = fmaxf(largest, scores[t]);
-  }
-  const uint64_t width = job->v.width;
-  if (largest > state->largest[i] && state->total[i] != 0) {
-    const float shrink = expf(state->largest[i] - largest);
-    state->total[i] *= shrink;
-    for (uint64_t j = 0; j < width; j++)
-      state->sums[i * width + j] *= shrink;
-  }
-  state->largest[i] = largest;
-  state->total[i] += job->kernels->exp_sum(scores, n, largest);
-}
-
-/* ---- V ---- */
-
-/* weights(n, TILE) from `column` on, times the values' scales. */
-static const float *scale_weights(const cpu_kv *v, const float *scales, const float *weights,
-                                  uint64_t n, uint64_t n_keys, float *scaled) {
-  const size_t step = cpu_kv_scale_step(v);
-  for (uint64_t i = 0; i < n; i++)
-    for (uint64_t t = 0; t < n_keys; t++)
-      scaled[i * TILE + t] = weights[i * TILE + t] * scales[t * step];
-  return scaled;
-}
-
-/* Adds the share of n_keys neighbouring values of one block, whose weights begin at `column`, to n
- * queries from `first` on, all of which see all of them. */
-static void mix_block(const attention_item *item, attention_state *state, uint64_t first,
-                      uint64_t n, cpu_kv_row first_value, uint64_t n_keys, uint64_t column) {
-  const attention_job *job = item->job;
-  const uint64_t width = job->v.width;
-  unsigned char *values = first_value.data;
-  float *sums = &state->sums[first * width];
-  if (job->v.contiguous) {
-    float scaled[CPU_MIX_ROWS * TILE];
-    const float *weights = &state->scores[first][column];
-    if (first_value.scale)
-      weights = scale_weights(&job->v, first_value.scale, weights, n, n_keys, scaled);
-    job->kernels->mix_tile[cpu_kv_index(job->v.dtype)]((uint32_t)n, weights, TILE, n_keys, values,
-                                                       job->v.token_bytes, width, sums, width);
-    return;
-  }
-  float rows[ROW_TOKENS][ROW_WIDTH];
-  for (uint64_t t = 0; t < n_keys; t += ROW_TOKENS) {
-    const uint64_t left = n_keys - t, piece = left < ROW_TOKENS ? left : ROW_TOKENS;
-    for (uint64_t i = 0; i < piece; i++)
-      cpu_kv_load(job->kernels, &job->v, (cpu_kv_row){values + (t + i) * job->v.token_bytes, NULL},
-                  rows[i]);
-    job->kernels->mix_tile[0]((uint32_t)n, &state->scores[first][column + t], TILE, piece, rows,
-                              sizeof rows[0], width, sums, width);
-  }
-}
-
-/* Whether queries a and b see the same part of positions begin to end - 1. */
-static bool sees_same(const attention_state *state, uint64_t a, uint64_t b, uint64_t begin,
-                      uint64_t end) {
-  const bool all_of_it = state->begin[a] <= begin && state->end[a] >= end &&
-                         state->begin[b] <= begin && state->end[b] >= end;
-  return all_of_it || (state->begin[a] == state->begin[b] && state->end[a] == state->end[b]);
-}
-
-/* The piece of positions begin to end - 1 lies in one block; the tile's column 0 is `origin`. */
-static void mix_piece(const attention_item *item, attention_state *state, uint64_t begin,
-                      uint64_t end, uint64_t origin) {
-  const cpu_kv *v = &item->job->v;
-  const uint64_t block = (uint64_t)item->blocks[begin / v->block_tokens];
-  for (uint64_t i = 0; i < item->n;) {
-    const uint64_t from = state->begin[i] > begin ? state->begin[i] : begin;
-    const uint64_t to = state->end[i] < end ? state->end[i] : end;
-    uint64_t n = 1;
-    while (n < CPU_MIX_ROWS && i + n < item->n && sees_same(state, i, i + n, begin, end))
-      n++;
-    if (from < to)
-      mix_block(item, state, i, n, cpu_kv_row_at(v, block, from % v->block_tokens, item->kv_head),
-                to - from, from - origin);
-    i += n;
-  }
-}
-
 /* ---- items ---- */
 
-/* Keys of positions begin to end - 1, at most TILE of them. */
-static void run_tile(const attention_item *item, attention_state *state, uint64_t begin,
-                     uint64_t end) {
-  const cpu_kv *k = &item->job->k;
-  for (uint64_t at = begin; at < end;) {
-    const uint64_t in_block = at % k->block_tokens, left = k->block_tokens - in_block;
-    const uint64_t n = left < end - at ? left : end - at;
-    score_block(
-        item, state,
-        cpu_kv_row_at(k, (uint64_t)item->blocks[at / k->block_tokens], in_block, item->kv_head), n,
-        at - begin);
-    at += n;
-  }
-  for (uint64_t i = 0; i < item->n; i++) {
-    const uint64_t from = state->begin[i] > begin ? state->begin[i] : begin;
-    const uint64_t to = state->end[i] < end ? state->end[i] : end;
-    if (from < to) weigh_query(item, state, i, from - begin, to - begin);
-  }
-  for (uint64_t at = begin; at < end;) {
-    const uint64_t left = k->block_tokens - at % k->block_tokens;
-    const uint64_t n = left < end - at ? left : end - at;
-    mix_piece(item, state, at, at + n, begin);
-    at += n;
-  }
-}
+/* How the rows of one sequence are cut: chunks of queries, the last of which may be few. */
+typedef struct sequence_plan {
+  uint64_t n_queries;
+  uint64_t n_many; /* chunks, each an item a KV head */
+  uint64_t n_few;  /* chunks, each of few.n_items items */
+  cpu_few_plan few;
+  uint64_t n_items;
+} sequence_plan;
 
-static void begin_queries(const attention_item *item, attention_state *state) {
-  const attention_job *job = item->job;
-  for (uint64_t i = 0; i < item->n; i++) {
-    state->q[i] = attention_row(item, &job->q, i, job->k.width);
-    state->begin[i] = attention_begin(item, i);
-    state->end[i] = attention_end(item, i);
-    state->largest[i] = job->sinks ? job->sinks[attention_head(item, i)] : -INFINITY;
-    state->total[i] = job->sinks ? 1 : 0;
-  }
-  memset(state->sums, 0, item->n * job->v.width * sizeof state->sums[0]);
-}
-
-static void end_queries(const attention_item *item, const attention_state *state) {
-  const attention_job *job = item->job;
-  const uint64_t width = job->v.width;
-  for (uint64_t i = 0; i < item->n; i++) {
-    float *out = attention_row(item, &job->out, i, width);
-    const float scale = 1 / state->total[i];
-    for (uint64_t j = 0; j < width; j++)
-      out[j] = state->sums[i * width + j] * scale;
-  }
-}
-
-static void run_few(const attention_item *item) {
-  attention_state state;
-  begin_queries(item, &state);
-  const uint64_t end = attention_end(item, item->n - 1);
-  for (uint64_t at = attention_begin(item, 0); at < end; at += TILE)
-    run_tile(item, &state, at, at + TILE < end ? at + TILE : end);
-  end_queries(item, &state);
-}
-
-static uint64_t items_of(const attention_job *job, uint64_t s) {
+static sequence_plan plan_sequence(const attention_job *job, uint64_t s) {
   const uint64_t rows = (uint64_t)(job->offsets[s + 1] - job->offsets[s]);
-  if (job->lengths[s] == 0) return 0;
-  return job->k.n_heads * ((rows * job->group + job->n_queries - 1) / job->n_queries);
+  sequence_plan plan = {.n_queries = rows * job->group};
+  if (rows == 0 || job->lengths[s] == 0) return plan;
+  const uint64_t n_chunks = (plan.n_queries + job->n_queries - 1) / job->n_queries;
+  const uint64_t rest = plan.n_queries - (n_chunks - 1) * job->n_queries;
+  plan.n_few = job->n_queries == job->most_few ? n_chunks : rest <= job->most_few;
+  plan.n_many = n_chunks - plan.n_few;
+  const uint64_t n = plan.n_few > 1 ? job->n_queries : rest;
+  if (plan.n_few > 0)
+    plan.few = cpu_attention_few_plan(job, n, (uint64_t)job->lengths[s], n_chunks == 1);
+  plan.n_items = plan.n_many * job->k.n_heads + plan.n_few * plan.few.n_items;
+  return plan;
+}
+
+/* Chunk `chunk` of sequence s. */
+static attention_item item_of(const attention_job *job, const sequence_plan *plan, uint64_t s,
+                              uint64_t chunk, uint64_t kv_head) {
+  const uint64_t rows = plan->n_queries / job->group, first = chunk * job->n_queries;
+  const uint64_t left = plan->n_queries - first;
+  return (attention_item){.job = job,
+                          .blocks = cpu_row_i32(&job->table, s),
+                          .kv_head = kv_head,
+                          .first = first,
+                          .n = left < job->n_queries ? left : job->n_queries,
+                          .first_row = (uint64_t)job->offsets[s],
+                          .first_position = job->lengths[s] - (int64_t)rows};
+}
+
+/* Where sequence s leaves the records of its pieces. */
+static float *parts_of(const attention_job *job, uint64_t s) {
+  const uint64_t n_vectors = job->q.n * job->group, n_seqs = job->n_seqs;
+  const bool by_row = recorded_queries(n_vectors, n_seqs, job->most_few) == n_vectors;
+  const uint64_t before = by_row ? (uint64_t)job->offsets[s] * job->group : s * job->most_few;
+  return job->parts +
+         cpu_attention_few_bytes(job->n_threads, before, job->k.n_heads, job->v.width) /
+             sizeof(float);
 }
 
 /* Later rows of a sequence see more keys: those items come first. */
+static void run_item(const attention_job *job, uint64_t s, const sequence_plan *plan,
+                     uint64_t number) {
+  const uint64_t n_few_items = plan->n_few * plan->few.n_items;
+  if (number < n_few_items) {
+    const uint64_t chunk = plan->n_many + plan->n_few - 1 - number / plan->few.n_items;
+    const attention_item item = item_of(job, plan, s, chunk, 0);
+    cpu_attention_few(&item, &plan->few, number % plan->few.n_items, parts_of(job, s));
+    return;
+  }
+  number -= n_few_items;
+  const attention_item item =
+      item_of(job, plan, s, plan->n_many - 1 - number / job->k.n_heads, number % job->k.n_heads);
+  cpu_attention_many(&item);
+}
+
 static void run_items(void *context, uint64_t begin, uint64_t end) {
   const attention_job *job = context;
-  for (uint64_t number = begin; number < end; number++) {
-    uint64_t s = 0, within = number;
-    for (; within >= items_of(job, s); s++)
-      within -= items_of(job, s);
-    const uint64_t rows = (uint64_t)(job->offsets[s + 1] - job->offsets[s]);
-    const uint64_t per_head = items_of(job, s) / job->k.n_heads;
-    const uint64_t first = (per_head - 1 - within / job->k.n_heads) * job->n_queries;
-    const uint64_t left = rows * job->group - first;
-    const attention_item item = {.job = job,
-                                 .blocks = cpu_row_i32(&job->table, s),
-                                 .kv_head = within % job->k.n_heads,
-                                 .first = first,
-                                 .n = left < job->n_queries ? left : job->n_queries,
-                                 .first_row = (uint64_t)job->offsets[s],
-                                 .first_position = job->lengths[s] - (int64_t)rows};
-    if (item.n > job->n_few)
-      cpu_attention_many(&item);
-    else
-      run_few(&item);
+  uint64_t s = 0;
+  for (uint64_t number = begin; number < end;) {
+    while (job->item_ends[s] <= number)
+      s++;
+    const sequence_plan plan = plan_sequence(job, s);
+    const uint64_t first = job->item_ends[s] - plan.n_items;
+    for (; number < end && number < job->item_ends[s]; number++)
+      run_item(job, s, &plan, number - first);
   }
 }
 
-static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *error) {
+/* Items are KV heads of sequences. */
+static void join_items(void *context, uint64_t begin, uint64_t end) {
+  const attention_job *job = context;
+  for (uint64_t number = begin; number < end; number++) {
+    const uint64_t s = number / job->k.n_heads;
+    const sequence_plan plan = plan_sequence(job, s);
+    if (plan.few.n_pieces <= 1) continue;
+    const attention_item item = item_of(job, &plan, s, 0, number % job->k.n_heads);
+    cpu_attention_join(&item, &plan.few, parts_of(job, s));
+  }
+}
+
+/* As many queries an item as share a tile's keys well, but several items for each thread. */
+static uint64_t queries_of_item(const attention_job *job) {
+  const uint64_t most = cpu_attention_most(job->k.width, job->v.width);
+  if (most == 0) return job->most_few;
+  const uint64_t n_vectors = (uint64_t)(job->offsets[job->n_seqs] - job->offsets[0]) * job->group;
+  const uint64_t share = n_vectors * job->k.n_heads / (4 * job->n_threads);
+  const uint64_t whole = share / CPU_PANEL_COLUMNS * CPU_PANEL_COLUMNS;
+  if (whole >= most) return most;
+  const uint64_t least = most < LEAST_QUERIES ? most : LEAST_QUERIES;
+  return whole > least ? whole : least;
+}
+
+static attention_job job_of(const cpu_run *run, const cs_op *op) {
   const cs_attention_params *params = op->params;
   const cpu_rows offsets = cpu_rows_of(&op->operands[5]), lengths = cpu_rows_of(&op->operands[6]);
   attention_job job = {.kernels = run->kernels,
+                       .n_threads = run->device->n_threads,
                        .out = cpu_rows_of(&op->operands[0]),
                        .q = cpu_rows_of(&op->operands[1]),
                        .k = cpu_kv_of(&op->operands[2]),
@@ -343,18 +212,33 @@ static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *er
   job.group = op->operands[1].dims[1] / job.k.n_heads;
   job.form = rounds_to_bf16(run->device, op) ? run->kernels->bf16_attention : &cpu_float_attention;
   job.exact_keys = job.k.dtype == CS_DTYPE_BF16 || job.k.dtype == CS_DTYPE_F8_E4M3;
-  job.n_few = few_queries(job.v.width);
-  const uint64_t most = cpu_attention_most(job.k.width, job.v.width);
-  job.n_queries = most > job.n_few ? most : job.n_few;
+  job.most_few = cpu_attention_few_most(job.v.width);
+  job.item_ends = (uint64_t *)(void *)run->workspace;
+  job.parts = (float *)(void *)(run->workspace + ends_bytes(job.n_seqs));
+  return job;
+}
+
+static cs_status run_attention(const cpu_run *run, const cs_op *op, cs_error *error) {
+  attention_job job = job_of(run, op);
   uint64_t n_items = 0, keys = 0;
+  bool joins = false;
   for (uint64_t s = 0; s < job.n_seqs; s++) {
     const cs_status status = check_sequence(&job, s, error);
     if (status != CS_OK) return status;
-    n_items += items_of(&job, s);
-    keys += items_of(&job, s) * (uint64_t)job.lengths[s];
+  }
+  job.n_queries = queries_of_item(&job);
+  for (uint64_t s = 0; s < job.n_seqs; s++) {
+    const sequence_plan plan = plan_sequence(&job, s);
+    n_items += plan.n_items;
+    job.item_ends[s] = n_items;
+    keys += plan.n_items ? job.k.n_heads * (uint64_t)job.lengths[s] : 0;
+    joins = joins || plan.few.n_pieces > 1;
   }
   const uint64_t item_bytes = n_items ? keys / n_items * (job.k.width + job.v.width) * 4 : 0;
   cpu_pool_for(run->pool, n_items, cpu_grain(item_bytes), run_items, &job);
+  if (joins)
+    cpu_pool_for(run->pool, job.n_seqs * job.k.n_heads,
+                 cpu_grain(job.n_threads * job.v.width * sizeof(float)), join_items, &job);
   return CS_OK;
 }
 

@@ -5,7 +5,9 @@
 
 #include "kv.h"
 
-#define CPU_ATTENTION_TILE 64 /* keys */
+#define CPU_ATTENTION_TILE  64 /* keys */
+#define CPU_FEW_QUERIES     32
+#define CPU_SCATTERED_WIDTH 512 /* widest head of a layout that is not contiguous */
 /* Queries of an item that go the way for many, and the numbers that bound it. */
 #define CPU_MANY_QUERIES 256
 #define CPU_MANY_WIDTH   256
@@ -14,7 +16,10 @@
 typedef struct attention_job {
   const cpu_kernels *kernels;
   const cpu_attention_form *form; /* of many queries */
-  bool exact_keys;                /* K holds bf16 numbers alone */
+  uint32_t n_threads;
+  uint64_t *item_ends; /* workspace: of sequence s and those before */
+  float *parts;        /* workspace: records of pieces */
+  bool exact_keys;     /* K holds bf16 numbers alone */
   cpu_rows out;
   cpu_rows q;
   cpu_kv k;
@@ -25,8 +30,8 @@ typedef struct attention_job {
   const float *sinks; /* NULL where absent */
   uint64_t n_seqs;
   uint64_t group;     /* query heads a KV head */
-  uint64_t n_queries; /* of an item, at most */
-  uint64_t n_few;     /* up to as many the way for few is taken */
+  uint64_t n_queries; /* of a chunk, at most */
+  uint64_t most_few;  /* up to as many the way for few is taken */
   float scale;
   float soft_cap;
   uint64_t window;
@@ -64,6 +69,32 @@ static inline uint64_t attention_begin(const attention_item *item, uint64_t i) {
   const uint64_t end = attention_end(item, i), window = item->job->window;
   return window && end > window ? end - window : 0;
 }
+
+/* ---- few queries ---- */
+
+/* How a chunk of few queries is cut into items: the context into pieces, the KV heads into runs. */
+typedef struct cpu_few_plan {
+  uint64_t n_pieces;
+  uint64_t heads; /* of an item */
+  uint64_t n_items;
+} cpu_few_plan;
+
+/* Most queries of a chunk that goes the way of few. */
+uint64_t cpu_attention_few_most(uint64_t v_width);
+/* Workspace for the records of n_queries query vectors of each KV head. */
+uint64_t cpu_attention_few_bytes(uint32_t n_threads, uint64_t n_queries, uint64_t n_kv_heads,
+                                 uint64_t v_width);
+/* For n queries on `length` keys; `alone`: they are all queries of the sequence. */
+cpu_few_plan cpu_attention_few_plan(const attention_job *job, uint64_t n, uint64_t length,
+                                    bool alone);
+/* Item `number` of the chunk (item->kv_head is ignored). With one piece it writes the results, else
+ * the records of its piece to `parts`. */
+void cpu_attention_few(const attention_item *item, const cpu_few_plan *plan, uint64_t number,
+                       float *parts);
+/* Joins the pieces of one KV head and writes the results. */
+void cpu_attention_join(const attention_item *item, const cpu_few_plan *plan, float *parts);
+
+/* ---- many queries ---- */
 
 extern const cpu_attention_form cpu_float_attention;
 
