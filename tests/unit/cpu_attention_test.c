@@ -205,6 +205,9 @@ static void check_attention_cases(cpu_harness *h, uint32_t dtype, uint32_t layou
       {32, 1, 80, 256, {100, 64}, {{1, 3}, 8, {.scale = 2, .soft_cap = 3}, false}},
       {128, 2, 16, 16, {1, 300}, {{1, 90}, 3, {.scale = 1, .window = 1}, false}},
       {1, 2, 9, 7, {11, 13}, {{2, 13}, 1, {.scale = 1}, true}},
+      /* contexts long enough to be cut into pieces for two threads */
+      {128, 2, 16, 16, {1500, 1025}, {{1, 3}, 4, {.scale = 2}, true}},
+      {128, 5, 24, 8, {777, 1281}, {{4, 1}, 2, {.scale = 1, .window = 700}, false}},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     attention_case a = cases[i].attention;
