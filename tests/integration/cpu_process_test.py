@@ -14,7 +14,7 @@ from program import DEMO_Q8_0, PROGRAM, consort, consort_json, scratch
 
 ON_CPU = ("--prefill", "cpu:0", "--decode", "cpu:0")
 CONTEXT = 2048
-PROMPT = "zq " * 700  # tokens enough for more than one whole step
+PROMPT = "zq " * 300  # tokens enough for more than one whole step
 
 
 @functools.cache
