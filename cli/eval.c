@@ -233,7 +233,7 @@ static bool parse(eval_flags *flags, int argc, char **argv, int *status) {
       {"against-decode", 0, CLI_OPTION_STRING, &flags->against_decode, "DEV",
        "its device for the scored tokens", 0, 0, NULL},
       {"against-kv-dtype", 0, CLI_OPTION_STRING, &flags->against_kv_dtype, "TYPE",
-       "its number format of the KV cache", 0, 0, "f32|f16|bf16|fp8|int8"},
+       "its number format of the KV cache", 0, 0, CLI_KV_DTYPES},
       {"nmse-limit", 0, CLI_OPTION_NUMBER, &flags->nmse_limit, "X",
        "a near tie is less than 6 sqrt(X) RMS(logits) (3e-4)", 1e-12, 1, NULL},
       {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},

@@ -20,9 +20,11 @@ static json_t *memory_json(const consort_model_info *info) {
   json_t *list = json_array();
   for (uint32_t n = next_context(0, info->n_context); n; n = next_context(n, info->n_context)) {
     const uint64_t kv_bytes = info->kv_bytes_per_token_f16 * n;
-    json_array_append_new(list, json_pack("{si sI sI}", "n_context", (int)n, "kv_bytes",
-                                          (json_int_t)kv_bytes, "total_bytes",
-                                          (json_int_t)(kv_bytes + info->weight_bytes)));
+    json_array_append_new(
+        list, json_pack("{si sI sI sI sI}", "n_context", (int)n, "kv_bytes", (json_int_t)kv_bytes,
+                        "total_bytes", (json_int_t)(kv_bytes + info->weight_bytes), "kv_bytes_int8",
+                        (json_int_t)(info->kv_bytes_per_token_int8 * n), "kv_bytes_fp8",
+                        (json_int_t)(info->kv_bytes_per_token_fp8 * n)));
   }
   return list;
 }
@@ -79,7 +81,7 @@ static void print_tensors(const consort_model *model) {
 }
 
 static int print_text(const consort_model *model, const consort_model_info *info) {
-  char bytes[CLI_BYTES_TEXT], more[CLI_BYTES_TEXT];
+  char bytes[CLI_BYTES_TEXT], more[CLI_BYTES_TEXT], int8[CLI_BYTES_TEXT], fp8[CLI_BYTES_TEXT];
   printf("%s\n", info->path);
   if (info->name[0]) printf("  name           %s\n", info->name);
   printf("  architecture   %s, %u layers, %u wide, %u heads of %u, %u KV heads, FFN %u\n",
@@ -95,12 +97,14 @@ static int print_text(const consort_model *model, const consort_model_info *info
   else
     printf("  tokenizer      none; vocabulary of %u\n", info->n_vocab);
   printf("  context        %u tokens\n\n", info->n_context);
-  printf("memory by context length (KV in f16)\n  %10s %12s %12s\n", "tokens", "KV",
-         "with weights");
+  printf("memory by context length\n  %10s %12s %12s %12s %12s\n", "tokens", "KV in f16",
+         "with weights", "KV in int8", "KV in fp8");
   for (uint32_t n = next_context(0, info->n_context); n; n = next_context(n, info->n_context)) {
     const uint64_t kv_bytes = info->kv_bytes_per_token_f16 * n;
-    printf("  %10u %12s %12s\n", n, cli_format_bytes(kv_bytes, bytes),
-           cli_format_bytes(kv_bytes + info->weight_bytes, more));
+    printf("  %10u %12s %12s %12s %12s\n", n, cli_format_bytes(kv_bytes, bytes),
+           cli_format_bytes(kv_bytes + info->weight_bytes, more),
+           cli_format_bytes(info->kv_bytes_per_token_int8 * n, int8),
+           cli_format_bytes(info->kv_bytes_per_token_fp8 * n, fp8));
   }
   print_tensors(model);
   return cli_finish_output();

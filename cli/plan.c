@@ -87,6 +87,8 @@ static bool parse(plan_flags *flags, int argc, char **argv, int *status) {
        "longest time to the first token", 1e-6, 1e12, NULL},
       {"slo-tpot", 0, CLI_OPTION_NUMBER, &plan->slo_tpot_ms, "MS", "longest time a token", 1e-6,
        1e12, NULL},
+      {"kv-dtype", 0, CLI_OPTION_STRING, &plan->kv_dtype, "TYPE",
+       "number format of the KV cache (f16)", 0, 0, CLI_KV_DTYPES},
       {"measure-again", 0, CLI_OPTION_FLAG, &flags->measure_again, NULL,
        "do not use cached measurements", 0, 0, NULL},
       {"json", 0, CLI_OPTION_FLAG, &flags->json, NULL, "print one JSON object", 0, 0, NULL},

@@ -79,6 +79,7 @@ int cli_session_create(consort_runtime *runtime, consort_model *model, const cha
       .prefill = placement->prefill,
       .decode = placement->decode,
       .kv_dtype = placement->kv_dtype,
+      .prefill_kv_dtype = placement->prefill_kv_dtype,
       .fallback = fallback_policy(placement->fallback),
       .n_threads = placement->n_threads,
       .progress = isatty(STDERR_FILENO) ? show_progress : NULL,

@@ -17,6 +17,7 @@ typedef struct cli_placement {
   const char *prefill;
   const char *decode;
   const char *kv_dtype;
+  const char *prefill_kv_dtype;
   const char *fallback;
   const char *secret_file;
   uint32_t n_context;
@@ -29,6 +30,7 @@ typedef struct cli_placement {
 } cli_placement;
 
 #define CLI_MAX_THREADS 4096
+#define CLI_KV_DTYPES   "f32|f16|bf16|fp8|int8"
 
 /* Rows of an option table that fill a cli_placement. */
 #define CLI_PLACEMENT_OPTIONS(placement)                                                           \
@@ -47,7 +49,13 @@ typedef struct cli_placement {
        .value = &(placement)->kv_dtype,                                                            \
        .argument = "TYPE",                                                                         \
        .help = "number format of the KV cache",                                                    \
-       .choices = "f32|f16|bf16|fp8|int8"},                                                        \
+       .choices = CLI_KV_DTYPES},                                                                  \
+      {.name = "prefill-kv-dtype",                                                                 \
+       .kind = CLI_OPTION_STRING,                                                                  \
+       .value = &(placement)->prefill_kv_dtype,                                                    \
+       .argument = "TYPE",                                                                         \
+       .help = "that of the prefill device, where it is another one",                              \
+       .choices = CLI_KV_DTYPES},                                                                  \
       {.name = "fallback",                                                                         \
        .kind = CLI_OPTION_STRING,                                                                  \
        .value = &(placement)->fallback,                                                            \

@@ -162,6 +162,8 @@ cs_status consort_model_get_info(const consort_model *model, consort_model_info 
       .file_bytes = cs_model_file_bytes(opened),
       .weight_bytes = cs_model_weight_bytes(opened),
       .kv_bytes_per_token_f16 = cs_model_kv_bytes_per_token(opened, CS_DTYPE_F16),
+      .kv_bytes_per_token_fp8 = cs_model_kv_bytes_per_token(opened, CS_DTYPE_F8_E4M3),
+      .kv_bytes_per_token_int8 = cs_model_kv_bytes_per_token(opened, CS_DTYPE_I8),
       .fingerprint = cs_model_fingerprint(opened),
       .bos = model->tokenizer ? cs_tokenizer_bos(model->tokenizer) : -1,
       .eos = model->tokenizer ? cs_tokenizer_eos(model->tokenizer) : -1,

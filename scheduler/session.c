@@ -43,10 +43,10 @@ static cs_status create_local(consort_session *session, cs_worker_spec *spec, cs
 }
 
 static cs_status create_remote(consort_session *session, const consort_session_options *options,
-                               const cs_worker_spec *spec, const char *name, cs_remote **out,
-                               cs_error *error) {
+                               const cs_worker_spec *spec, const char *kv_name, const char *name,
+                               cs_remote **out, cs_error *error) {
   uint32_t kv_dtype;
-  const cs_status status = cs_worker_kv_dtype(options->kv_dtype, &kv_dtype, error);
+  const cs_status status = cs_worker_kv_dtype(kv_name, &kv_dtype, error);
   if (status) return status;
   const cs_remote_options remote = {
       .name = name,
@@ -79,6 +79,8 @@ static cs_status create_workers(consort_session *session, const consort_session_
   char *const prefill_name = session->prefill_name, *const decode_name = session->decode_name;
   cs_worker_spec prefill_spec = spec_for(session, options, tuning, CS_SESSION_PREFILL_WORKER);
   cs_worker_spec decode_spec = spec_for(session, options, tuning, CS_SESSION_DECODE_WORKER);
+  const char *const decode_kv = options->kv_dtype;
+  const char *const prefill_kv = options->prefill_kv_dtype ? options->prefill_kv_dtype : decode_kv;
   cs_device *prefill = NULL, *decode = NULL;
   cs_status status = CS_OK;
   if (is_here(prefill_name))
@@ -87,17 +89,15 @@ static cs_status create_workers(consort_session *session, const consort_session_
     status = cs_worker_open_device(runtime, decode_name, options->n_threads, &decode, error);
   session->two_stages = prefill != decode || (!prefill && strcmp(prefill_name, decode_name) != 0);
   if (!status && decode)
-    status =
-        create_local(session, &decode_spec, decode, options->kv_dtype, &session->decode, error);
+    status = create_local(session, &decode_spec, decode, decode_kv, &session->decode, error);
   else if (!status)
-    status =
-        create_remote(session, options, &decode_spec, decode_name, &session->remote_decode, error);
+    status = create_remote(session, options, &decode_spec, decode_kv, decode_name,
+                           &session->remote_decode, error);
   if (!status && session->two_stages && prefill)
-    status =
-        create_local(session, &prefill_spec, prefill, options->kv_dtype, &session->prefill, error);
+    status = create_local(session, &prefill_spec, prefill, prefill_kv, &session->prefill, error);
   else if (!status && session->two_stages)
-    status = create_remote(session, options, &prefill_spec, prefill_name, &session->remote_prefill,
-                           error);
+    status = create_remote(session, options, &prefill_spec, prefill_kv, prefill_name,
+                           &session->remote_prefill, error);
   if (!status && prefill)
     snprintf(prefill_name, sizeof session->prefill_name, "%s", cs_device_name(prefill));
   if (!status && decode)

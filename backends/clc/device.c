@@ -5,8 +5,9 @@
 
 void clc_describe(cs_device_properties *out) {
   out->tensor_align = CLC_TENSOR_ALIGN;
-  out->kv_dtypes =
-      CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16);
+  out->kv_dtypes = CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) |
+                   CS_DTYPE_BIT(CS_DTYPE_BF16) | CS_DTYPE_BIT(CS_DTYPE_F8_E4M3) |
+                   CS_DTYPE_BIT(CS_DTYPE_I8);
 #define DTYPE_BIT(NAME, name) CS_DTYPE_BIT(CS_DTYPE_##NAME) |
   out->dtypes = CLC_WEIGHT_FORMATS(DTYPE_BIT) 0;
   out->kv_layouts =

@@ -14,6 +14,8 @@ static const clc_spirv modules[MODULE_LIMIT][CLC_VARIANT_LIMIT] = {
     CLC_WEIGHT_FORMATS(MATMUL_ENTRY)[MODULE_ATTENTION_F32] = BOTH(attention_f32),
     [MODULE_ATTENTION_F16] = BOTH(attention_f16),
     [MODULE_ATTENTION_BF16] = BOTH(attention_bf16),
+    [MODULE_ATTENTION_F8] = BOTH(attention_f8),
+    [MODULE_ATTENTION_I8] = BOTH(attention_i8),
 };
 
 clc_spirv clc_module_spirv(clc_module module, clc_variant variant) {

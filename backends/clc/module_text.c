@@ -19,6 +19,8 @@ static const struct module_text {
     CLC_WEIGHT_FORMATS(MATMUL_ENTRY)[MODULE_ATTENTION_F32] = {ATTENTION, OPTIONS(" -DKV=F32")},
     [MODULE_ATTENTION_F16] = {ATTENTION, OPTIONS(" -DKV=F16")},
     [MODULE_ATTENTION_BF16] = {ATTENTION, OPTIONS(" -DKV=BF16")},
+    [MODULE_ATTENTION_F8] = {ATTENTION, OPTIONS(" -DKV=F8")},
+    [MODULE_ATTENTION_I8] = {ATTENTION, OPTIONS(" -DKV=I8")},
 };
 
 const char *clc_module_text(clc_module module, clc_variant variant) {

@@ -2,8 +2,11 @@
  * the distances of block, head and token, and the offset, all in elements. */
 #include "plan.h"
 
+#include "consort/kv.h"
+
 #define PLAIN_FLOATS                                                                               \
   (CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16))
+#define KV_FORMATS       (PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_F8_E4M3) | CS_DTYPE_BIT(CS_DTYPE_I8))
 #define F32_ONLY         CS_DTYPE_BIT(CS_DTYPE_F32)
 #define I32_ONLY         CS_DTYPE_BIT(CS_DTYPE_I32)
 #define MIN_BLOCK_TOKENS 16
@@ -16,9 +19,34 @@ typedef struct plane {
   uint64_t strides[4]; /* block, head, token, offset */
 } plane;
 
+/* Blocks as plain rows; scales make a row longer than its elements. */
+static bool want_rows(clc_rule_context *context, uint32_t operand, const char *name) {
+  const cs_tensor *cache = &context->op->operands[operand];
+  cs_tensor flat = *cache;
+  cs_op op = *context->op;
+  flat.layout = CS_LAYOUT_PLAIN;
+  flat.row_stride_bytes = cs_sdk_tensor_stride(cache);
+  op.operands = &flat;
+  clc_rule_context view = *context;
+  view.op = &op;
+  if (!clc_want_tensor(&view, 0, name, KV_FORMATS, flat.dims[0], cs_sdk_tensor_columns(&flat)))
+    return clc_refuse(context, "%s", view.reason);
+  if (context->plan &&
+      !cs_sdk_check_window(cache, name, clc_memory_of(cache->memory)->bytes, context->reason))
+    return false;
+  const bool has_scales = cs_kv_scale_bytes(cache->dtype) != 0;
+  if (has_scales && (cache->dims[3] % 4 != 0 || flat.row_stride_bytes % 4 != 0 ||
+                     flat.row_stride_bytes < cs_sdk_tensor_row_bytes(cache)))
+    return clc_refuse(context, "%s: int8 rows of %llu are not whole words", name,
+                      (unsigned long long)cache->dims[3]);
+  if (flat.row_stride_bytes % 2 != 0)
+    return clc_refuse(context, "%s: blocks are not whole halves", name);
+  return true;
+}
+
 /* Reads a cache operand and checks it against its memory. */
 static bool want_plane(clc_rule_context *context, uint32_t operand, const char *name, plane *out) {
-  cs_tensor flat = context->op->operands[operand];
+  const cs_tensor flat = context->op->operands[operand];
   if (flat.rank != 4) return clc_refuse(context, "%s is not (blocks, tokens, heads, width)", name);
   if (flat.layout != CS_LAYOUT_KV_TOKEN_MAJOR && flat.layout != CS_LAYOUT_KV_HEAD_MAJOR)
     return clc_refuse(context, "%s: KV layout %u is not served", name, flat.layout);
@@ -28,13 +56,7 @@ static bool want_plane(clc_rule_context *context, uint32_t operand, const char *
       (out->block_tokens & (out->block_tokens - 1)) != 0)
     return clc_refuse(context, "%s: blocks of %llu tokens are not served", name,
                       (unsigned long long)out->block_tokens);
-  cs_op op = *context->op;
-  flat.layout = CS_LAYOUT_PLAIN;
-  op.operands = &flat;
-  clc_rule_context view = *context;
-  view.op = &op;
-  if (!clc_want_tensor(&view, 0, name, PLAIN_FLOATS, out->n_blocks, cs_sdk_tensor_columns(&flat)))
-    return clc_refuse(context, "%s", view.reason);
+  if (!want_rows(context, operand, name)) return false;
   const uint64_t element = cs_sdk_dtype_bytes(flat.dtype, 1);
   out->strides[0] = cs_sdk_tensor_stride(&flat) / element;
   out->strides[1] = token_major ? out->width : out->block_tokens * out->width;
@@ -92,9 +114,11 @@ bool clc_rule_kv_write(clc_rule_context *context) {
 /* ---- attention_paged: out q k_cache v_cache block_table seq_offsets kv_lengths [sinks] ---- */
 
 static bool attention_module(clc_rule_context *context, uint32_t dtype) {
-  context->module = dtype == CS_DTYPE_F32   ? MODULE_ATTENTION_F32
-                    : dtype == CS_DTYPE_F16 ? MODULE_ATTENTION_F16
-                                            : MODULE_ATTENTION_BF16;
+  context->module = dtype == CS_DTYPE_F32       ? MODULE_ATTENTION_F32
+                    : dtype == CS_DTYPE_F16     ? MODULE_ATTENTION_F16
+                    : dtype == CS_DTYPE_BF16    ? MODULE_ATTENTION_BF16
+                    : dtype == CS_DTYPE_F8_E4M3 ? MODULE_ATTENTION_F8
+                                                : MODULE_ATTENTION_I8;
   return true;
 }
 
@@ -167,12 +191,16 @@ static bool want_wire(clc_rule_context *context, const plane *k, const plane *v,
   const cs_tensor *wire = &context->op->operands[0];
   const bool raw = wire->dtype == CS_DTYPE_U8;
   const uint64_t elements = cs_sdk_tensor_rows(wire) * cs_sdk_tensor_columns(wire);
-  if (!clc_want_vector(context, 0, "wire", PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_U8), elements))
+  if (!clc_want_vector(context, 0, "wire", KV_FORMATS | CS_DTYPE_BIT(CS_DTYPE_U8), elements))
     return false;
   shape->dtype = raw ? context->op->operands[2].dtype : wire->dtype;
   const uint64_t element = cs_sdk_dtype_bytes((uint32_t)shape->dtype, 1);
   if (wire->offset_bytes % 4 != 0) return clc_refuse(context, "wire is not aligned");
-  shape->token_bytes = k->n_heads * (k->width + v->width) * element;
+  const uint64_t scales = cs_kv_scale_bytes((uint32_t)shape->dtype) * (v->width ? 2 : 1);
+  if (scales && (k->width | v->width) % 4 != 0)
+    return clc_refuse(context, "wire: int8 rows are not whole words");
+  shape->token_bytes = k->n_heads * ((k->width + v->width) * element + scales);
+  if (shape->token_bytes % 2 != 0) return clc_refuse(context, "wire: tokens are not whole halves");
   shape->tokens = cs_sdk_dtype_bytes(wire->dtype, elements) / shape->token_bytes;
   shape->table_blocks = cs_sdk_tensor_columns(&context->op->operands[4]);
   return true;
@@ -254,14 +282,12 @@ bool clc_rule_kv_copy_blocks(clc_rule_context *context) {
   for (uint32_t i = 0; i < 2; i++) {
     const plane *p = &planes[i];
     if (p->width == 0) continue;
-    const uint64_t halves = cs_sdk_dtype_bytes(operands[i].dtype, 1) / 2;
-    const uint64_t block = p->block_tokens * p->n_heads * p->width * halves;
     const bool cpu = context->device->variant == CLC_VARIANT_CPU;
     clc_step_begin(context, KERNEL_KV_COPY_BLOCKS, cpu ? 1 : 256, n, 1, clc_lanes(context->device));
     clc_arg_memory(context, operands[i].memory);
-    clc_arg_u64(context, p->strides[3] * halves);
-    clc_arg_u64(context, p->strides[0] * halves);
-    clc_arg_u64(context, block);
+    clc_arg_u64(context, operands[i].offset_bytes / 2);
+    clc_arg_u64(context, cs_sdk_tensor_stride(&operands[i]) / 2);
+    clc_arg_u64(context, cs_sdk_tensor_row_bytes(&operands[i]) / 2);
     clc_arg_tensor(context, 2);
     clc_arg_u64(context, p->n_blocks);
   }

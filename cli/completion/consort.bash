@@ -7,7 +7,7 @@ _consort_devices() {
 
 _consort() {
   local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --fallback --threads --secret-file --pack-cache"
+  local command=${COMP_WORDS[1]} placement="--prefill --decode --kv-dtype --prefill-kv-dtype --fallback --threads --secret-file --pack-cache"
   COMPREPLY=()
 
   # A colon splits words: "--decode cpu:0" arrives as "cpu", ":" and "0".
@@ -28,7 +28,8 @@ _consort() {
         __ltrim_colon_completions "$current"
       fi
       return ;;
-    --kv-dtype | --against-kv-dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8" -- "$current"); return ;;
+    --kv-dtype | --prefill-kv-dtype | --against-kv-dtype)
+      mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 fp8 int8" -- "$current"); return ;;
     -t | --type) mapfile -t COMPREPLY < <(compgen -W "Q8_0 Q4_0 Q4_K_M Q6_K" -- "$current"); return ;;
     --fallback) mapfile -t COMPREPLY < <(compgen -W "strict warn allow" -- "$current"); return ;;
     --shape)
@@ -55,7 +56,7 @@ _consort() {
     quantize) options="-t --type --threads --json" ;;
     bench) options="--shape --format --write $placement -p --n-prompt -n --n-output -b --batch
                     -r --repetitions --no-limits --json" ;;
-    plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot
+    plan) options="--devices --prompt-tokens --output-tokens --rate --slo-ttft --slo-tpot --kv-dtype
                    --measure-again --json" ;;
     cts) options="--require --json --junit --html" ;;
     new-plugin) options="" ;;

@@ -71,7 +71,8 @@ class Commands(unittest.TestCase):
         self.assertEqual(expected, {k: info[k] for k in expected})
         self.assertEqual(info["tokenizer"], {"model": "llama", "n_vocab": N_VOCAB, "bos": 1, "eos": 2})
         self.assertEqual(info["memory"], [{"n_context": N_CONTEXT, "kv_bytes": 2 * 2 * 2 * 8 * N_CONTEXT,
-                                           "total_bytes": 2 * 2 * 2 * 8 * N_CONTEXT + info["weight_bytes"]}])
+                                           "total_bytes": 2 * 2 * 2 * 8 * N_CONTEXT + info["weight_bytes"],
+                                           "kv_bytes_int8": 2 * 2 * (8 + 4) * N_CONTEXT, "kv_bytes_fp8": 2 * 2 * 8 * N_CONTEXT}])
         tensors = {t["name"]: t for t in info["tensors"]}
         self.assertEqual({n: list(s) for n, s in cli_model.tensor_shapes()}, {n: t["shape"] for n, t in tensors.items()})
         self.assertEqual(tensors["blk.0.ffn_up.weight"]["bytes"], 64 * 32 * 4)
@@ -302,7 +303,7 @@ class Commands(unittest.TestCase):
 
         commands = re.findall(r"(?m)^  ([a-z-]+) ", run("--help").stdout)
         self.assertLessEqual(set(commands), offered("consort", ""))
-        self.assertEqual(offered("consort", "run", "m", "--pref"), {"--prefill"})
+        self.assertEqual(offered("consort", "run", "m", "--pref"), {"--prefill", "--prefill-kv-dtype"})
         self.assertEqual(offered("consort", "run", "m", "--kv-dtype", "b"), {"bf16"})
         self.assertEqual(offered("consort", "run", "m", "--decode", ""), set(cli_model.device_names()))
 

@@ -1,5 +1,6 @@
 /* KV transfer that goes wrong: whatever happens to a piece in flight, the request ends with one
  * clear error, nothing is continued on doubtful KV, and the next request is served. */
+#include "scheduler/wire.h"
 #include "scheduler_harness.h"
 
 #define N_PROMPT 100
@@ -207,7 +208,10 @@ static void pair_close(worker_pair *pair) {
 static void caches_of_two_dtypes_are_converted_on_the_way(void **state) {
   (void)state;
   static const uint32_t cases[][2] = {
-      {CS_DTYPE_F32, CS_DTYPE_F16}, {CS_DTYPE_F16, CS_DTYPE_F32}, {CS_DTYPE_BF16, CS_DTYPE_F32}};
+      {CS_DTYPE_F32, CS_DTYPE_F16},     {CS_DTYPE_F16, CS_DTYPE_F32},
+      {CS_DTYPE_BF16, CS_DTYPE_F32},    {CS_DTYPE_F16, CS_DTYPE_I8},
+      {CS_DTYPE_I8, CS_DTYPE_F16},      {CS_DTYPE_F8_E4M3, CS_DTYPE_I8},
+      {CS_DTYPE_BF16, CS_DTYPE_F8_E4M3}};
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     worker_pair pair;
     pair_open(&pair, cases[i]);
@@ -225,8 +229,8 @@ static void caches_of_two_dtypes_are_converted_on_the_way(void **state) {
     } while (event.kind != CS_ROUTER_FINISHED);
     assert_int_equal(n_tokens, 5);
     assert_true(event.report.transferred);
-    const uint64_t element = cases[i][1] == CS_DTYPE_F32 ? 4 : 2; /* as the decode side has it */
-    assert_true(event.report.transfer.bytes == (N_PROMPT - 1) * 2 * 2 * 4 * 32 * element);
+    const uint64_t row_bytes = cs_wire_row_bytes(cases[i][1], 32); /* as the decode side has it */
+    assert_true(event.report.transfer.bytes == (N_PROMPT - 1) * 2 * 2 * 4 * row_bytes);
     pair_close(&pair);
   }
 }

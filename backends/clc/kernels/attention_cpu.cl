@@ -58,11 +58,17 @@ __kernel void attention_paged(ATTENTION) {
         k_cache + k_strides.w + block * k_strides.x + kv_head * k_strides.y + token * k_strides.z;
     __global const CACHE *value =
         v_cache + v_strides.w + block * v_strides.x + kv_head * v_strides.y + token * v_strides.z;
+    const ulong block_rows = (ulong)block_tokens * (get_global_size(0) / n_shared);
+    __global const float *key_scales =
+        row_scales(k_cache, k_strides, block, kv_head, token, block_rows, widths.x);
+    __global const float *value_scales =
+        row_scales(v_cache, v_strides, block, kv_head, token, block_rows, widths.y);
     float scores[CHUNK];
     for (uint i = 0; i < CHUNK; i++)
       scores[i] = -INFINITY;
     for (uint i = begin; i < end; i++)
-      scores[i] = dot_key(q, key + i * k_strides.z, widths.x);
+      scores[i] = dot_key(q, key + i * k_strides.z, widths.x) *
+                  KV_SCALE(key_scales, i, k_strides.z, widths.x);
     float16 score = vload16(0, scores);
     if (cap != 0.0f) score = select(cap * tanh(score / cap), score, score == -INFINITY);
     const float peak = fmax(largest, max16(score));
@@ -75,7 +81,8 @@ __kernel void attention_paged(ATTENTION) {
     largest = peak;
     vstore16(weights, 0, scores);
     for (uint i = begin; i < end; i++)
-      add_value(sums, value + i * v_strides.z, scores[i], widths.y);
+      add_value(sums, value + i * v_strides.z,
+                scores[i] * KV_SCALE(value_scales, i, v_strides.z, widths.y), widths.y);
   }
   __global float *out = ROW(out, row) + (ulong)head * widths.y;
   for (uint i = 0; i < widths.y; i++)

@@ -49,7 +49,8 @@ __kernel void attention_paged(ATTENTION) {
     const uint position = chunk + lane;
     const int block = position < keys.end ? table[position / block_tokens] : -1;
     const uint known = block >= 0 && (uint)block < n_blocks;
-    float score = -INFINITY;
+    const ulong block_rows = (ulong)block_tokens * (get_num_groups(0) / n_shared);
+    float score = -INFINITY, value_scale = 0.0f;
     if (known) {
       const ulong token = position % block_tokens;
       __global const CACHE *key =
@@ -57,6 +58,10 @@ __kernel void attention_paged(ATTENTION) {
       score = 0.0f;
       for (uint i = 0; i < widths.x; i++)
         score += q[i] * KV_VALUE(key, i);
+      score *= KV_SCALE(
+          row_scales(k_cache, k_strides, block, kv_head, token, block_rows, widths.x), 0, 0, 1);
+      value_scale = KV_SCALE(
+          row_scales(v_cache, v_strides, block, kv_head, token, block_rows, widths.y), 0, 0, 1);
       if (cap != 0.0f) score = cap * tanh(score / cap);
       places[lane] =
           v_strides.w + block * v_strides.x + kv_head * v_strides.y + token * v_strides.z;
@@ -64,7 +69,7 @@ __kernel void attention_paged(ATTENTION) {
     const float peak = fmax(largest, group_fold(score, 1, scratch));
     const float weight = known ? exp(score - peak) : 0.0f;
     const float correction = peak == -INFINITY ? 1.0f : exp(largest - peak);
-    weights[lane] = weight;
+    weights[lane] = known ? weight * value_scale : 0.0f;
     total = total * correction + group_fold(weight, 0, scratch);
     largest = peak;
     const uint n = min(keys.end - chunk, (uint)LANES);

@@ -148,6 +148,8 @@ typedef struct consort_model_info {
   uint64_t fingerprint;
   int32_t bos; /* -1: none */
   int32_t eos;
+  uint64_t kv_bytes_per_token_fp8;
+  uint64_t kv_bytes_per_token_int8; /* scales included */
 } consort_model_info;
 CONSORT_API cs_status consort_model_get_info(const consort_model *model, consort_model_info *out,
                                              cs_error *error);
@@ -204,7 +206,7 @@ typedef struct consort_plan_options {
   const char *devices;      /* NULL: all; else a list "cpu:0,opencl:0" to choose from */
   const char *prefill;      /* NULL: choose */
   const char *decode;       /* NULL: choose */
-  const char *kv_dtype;     /* NULL: "f16" */
+  const char *kv_dtype;     /* as in consort_session_options; NULL: "f16" */
   double slo_ttft_ms;       /* 0: none */
   double slo_tpot_ms;
   uint32_t measure_again; /* 1: do not use cached measurements */
@@ -268,6 +270,9 @@ typedef struct consort_session_options {
   /* Folder where devices of this process that can (CPU) keep packed weights, to be mapped at the
    * next start; made where it is missing. Read until the session is created. NULL: none. */
   const char *pack_cache;
+  /* The prefill side's own KV format, converted on the way; NULL: kv_dtype. One device that does
+   * both stages has kv_dtype. */
+  const char *prefill_kv_dtype;
 } consort_session_options;
 
 CONSORT_API cs_status consort_session_create(consort_runtime *runtime, consort_model *model,
