@@ -175,7 +175,7 @@ static attention_inputs emit_kv(emitter *e) {
   inputs.v_cache = add_plane(e, 2 * layer + 1, c->v_width);
   const cs_value operands[] = {turned_k, v, inputs.k_cache, inputs.v_cache, e->slots};
   cs_op_list_op(e->list, CS_OP_KV_WRITE, e->layer, operands, 5, NULL);
-  cs_op_list_mark(e->list, layer);
+  if (!e->shape->without_marks) cs_op_list_mark(e->list, layer);
   return inputs;
 }
 

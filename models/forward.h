@@ -38,7 +38,8 @@ typedef struct cs_forward_shape {
   uint32_t max_blocks;   /* width of the block table */
   uint32_t n_logit_rows; /* at least 1 unless the goal is CS_FORWARD_KV */
   cs_forward_goal goal;
-  bool minimal_ops; /* no operand outside the op table's minimal column: more ops, same result */
+  bool minimal_ops;   /* no operand outside the op table's minimal column: more ops, same result */
+  bool without_marks; /* nobody asks when a layer's KV is written */
   bool read_logits; /* logits are an output; else they are an activation and only argmax is read */
   uint32_t kv_dtype;
   uint32_t kv_layout; /* CS_LAYOUT_KV_* */
@@ -50,7 +51,7 @@ typedef struct cs_forward_shape {
 
 /* Keys of CS_VALUE_CACHE: layer * 2 for K, layer * 2 + 1 for V; dims
  * (kv_n_blocks, kv_block_tokens, n_kv_heads, width). A mark with tag `layer` stands after each
- * layer's kv_write. The list is owned by the caller. */
+ * layer's kv_write, unless the shape is without them. The list is owned by the caller. */
 cs_status cs_forward_emit(const cs_model *model, const cs_forward_shape *shape, cs_op_list **out,
                           cs_error *error);
 

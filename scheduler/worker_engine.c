@@ -19,6 +19,7 @@ typedef struct step_shape {
   uint32_t n_logit_rows;
   uint32_t goal;
   uint32_t read_logits;
+  uint32_t marks; /* someone asks when a layer's KV is written */
 } step_shape;
 
 typedef struct cached_step {
@@ -58,6 +59,7 @@ static cs_status emit(const cs_engine *engine, const step_shape *shape, cs_op_li
       .n_logit_rows = shape->n_logit_rows,
       .goal = (cs_forward_goal)shape->goal,
       .minimal_ops = engine->minimal_ops,
+      .without_marks = !shape->marks,
       .read_logits = shape->read_logits != 0,
       .kv_dtype = engine->form.wire.dtype,
       .kv_layout = engine->form.layout,
@@ -292,10 +294,11 @@ static uint32_t bucket(uint32_t n, uint32_t limit) {
   return size < limit ? size : limit;
 }
 
-static step_shape shape_of(const cs_engine *engine, const cs_batch *batch) {
+static step_shape shape_of(const cs_engine *engine, const cs_batch *batch, bool marks) {
   step_shape shape = {.n_seqs = batch->n_sequences,
                       .goal = (uint32_t)batch->goal,
-                      .read_logits = batch->read_logits};
+                      .read_logits = batch->read_logits,
+                      .marks = marks};
   for (uint32_t i = 0; i < batch->n_sequences; i++) {
     shape.n_tokens += batch->sequences[i].n_tokens;
     shape.n_logit_rows += batch->sequences[i].n_logit_rows;
@@ -384,7 +387,7 @@ static void note_failure(cs_engine *engine, cs_status status) {
 
 cs_status cs_engine_run(cs_engine *engine, const cs_batch *batch, cs_mark_fn on_mark, void *user,
                         cs_error *error) {
-  const step_shape shape = shape_of(engine, batch);
+  const step_shape shape = shape_of(engine, batch, on_mark != NULL);
   engine->running = NULL;
   const cs_status status = find_step(engine, &shape, error);
   if (status) return status;

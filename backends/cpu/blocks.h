@@ -96,6 +96,9 @@ typedef enum cpu_x_extra {
   CPU_X_START,  /* int32: -offset * sum(q), which undoes the offset of unsigned weights */
   CPU_X_STARTS, /* int32[2]: the same for each half of the block */
   CPU_X_SUM,    /* float: scale * sum(q), which meets the minima */
+  /* One scale for 8 blocks, whose quants come first; then for all 8 blocks: */
+  CPU_X_SUPER_SUMS,   /* int16[8]: sum(q) of each block, which meet the minima */
+  CPU_X_SUPER_STARTS, /* int32[16]: as CPU_X_STARTS */
 } cpu_x_extra;
 
 static inline cpu_x_extra cpu_x_extra_of(cpu_scales scales) {
@@ -103,10 +106,26 @@ static inline cpu_x_extra cpu_x_extra_of(cpu_scales scales) {
   return scales == CPU_SCALES_F16 ? CPU_X_START : CPU_X_SUM;
 }
 
+static inline bool cpu_x_is_super(cpu_x_extra extra) {
+  return extra == CPU_X_SUPER_SUMS || extra == CPU_X_SUPER_STARTS;
+}
+
 /* A panel of `rows` quantized rows: for each block int8_t q[rows][32]; float scale[rows]; then the
  * extra, 4 bytes [rows], or [2][rows] for two starts. */
 static inline size_t cpu_x_block_bytes(cpu_x_extra extra, size_t rows) {
   return rows * (CPU_BLOCK + (extra == CPU_X_STARTS ? 12 : 8));
+}
+
+/* The same for each 8 blocks under one scale: int8_t q[8][rows][32]; float scale[rows]; then the
+ * extra, int16_t[4][rows][2] sums or int32_t[16][rows] starts. */
+static inline size_t cpu_x_super_bytes(cpu_x_extra extra, size_t rows) {
+  return rows * (CPU_SUPER * CPU_BLOCK + 4 + (extra == CPU_X_SUPER_SUMS ? 16 : 64));
+}
+
+/* Bytes of the first n_blocks blocks of a panel of x. */
+static inline size_t cpu_x_bytes(cpu_x_extra extra, size_t rows, size_t n_blocks) {
+  if (cpu_x_is_super(extra)) return n_blocks / CPU_SUPER * cpu_x_super_bytes(extra, rows);
+  return n_blocks * cpu_x_block_bytes(extra, rows);
 }
 
 /* Writes what follows a block's quants for row `row`, from the sums of its halves' quants. */
@@ -127,8 +146,10 @@ static inline void cpu_x_finish(char *block, uint32_t row, uint32_t rows, float 
 
 typedef struct cpu_block_kernels {
   int32_t offset[CPU_N_BLOCK_FORMATS]; /* of the tiles' weights, for quantize_row */
+  bool has_super;                      /* tiles of K formats take x in the CPU_X_SUPER forms */
 
-  /* Quantizes row `row` of a panel of `rows`. A block with NaN or infinity gets the scale NaN. */
+  /* Quantizes row `row` of a panel of `rows`. What shares a scale with NaN or infinity gets the
+   * scale NaN. */
   void (*quantize_row)(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
                        cpu_x_extra extra, int32_t offset, void *panel);
 
@@ -141,6 +162,13 @@ typedef struct cpu_block_kernels {
    * elements i. */
   void (*floats[CPU_N_BLOCK_FORMATS])(const void *weights, size_t n_blocks, float *out);
 } cpu_block_kernels;
+
+/* What the table's tiles of a format expect. */
+static inline cpu_x_extra cpu_x_extra_for(const cpu_block_kernels *kernels, cpu_scales scales) {
+  if (kernels->has_super && scales == CPU_SCALES_K) return CPU_X_SUPER_SUMS;
+  if (kernels->has_super && scales == CPU_SCALES_HALVES) return CPU_X_SUPER_STARTS;
+  return cpu_x_extra_of(scales);
+}
 
 extern const cpu_block_kernels cpu_blocks_generic;
 extern const cpu_block_kernels cpu_blocks_avx2;

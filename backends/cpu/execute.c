@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define FEW_ROWS 4 /* of x: a matmul then waits for memory alone */
+
 static const cpu_op_entry *const op_entries[CS_OP_LIMIT] = {
     [CS_OP_GATHER_ROWS] = &cpu_op_gather_rows,
     [CS_OP_RMS_NORM] = &cpu_op_rms_norm,
@@ -182,6 +184,29 @@ static cs_status copy_ops(const cs_plugin_device *device, const cs_op *ops, uint
 
 /* ---- running ---- */
 
+/* Tells the pool what to fetch while threads wait: the weights of the first matmul from op `next`
+ * on, or, behind the last, of the first in the list, which is likely to come again. Returns that
+ * matmul's index. */
+static uint32_t expect_matmul(const cpu_run *run, const cs_sdk_ops *ops, uint32_t next) {
+  for (uint32_t n = 0; n < ops->n_ops; n++) {
+    const uint32_t i = (next + n) % ops->n_ops;
+    const cs_op *op = &ops->ops[i];
+    if (op->id != CS_OP_MATMUL) continue;
+    if (cs_sdk_tensor_rows(&op->operands[0]) <= FEW_ROWS)
+      cpu_matmul_expect(run, op, ops->n_ops - i);
+    return i;
+  }
+  return ops->n_ops;
+}
+
+/* How many ops from op i on run as one: matmuls of the same x, unless each has its time taken. */
+static uint32_t count_together(const cpu_run *run, const ops_command *command, uint32_t i,
+                               bool timed) {
+  const cs_sdk_ops *ops = command->ops;
+  if (timed || ops->ops[i].id != CS_OP_MATMUL) return 1;
+  return cpu_matmul_siblings(run->device, &ops->ops[i], ops->n_ops - i);
+}
+
 static cs_status run_ops(void *context, void *payload, cs_error *error) {
   cs_plugin_device *device = context;
   const ops_command *command = payload;
@@ -189,11 +214,18 @@ static cs_status run_ops(void *context, void *payload, cs_error *error) {
                        .kernels = device->kernels,
                        .pool = device->pool,
                        .workspace = command->workspace ? command->workspace->data : NULL};
-  for (uint32_t i = 0; i < command->ops->n_ops; i++) {
+  uint32_t expected = 0; /* the matmul whose weights are fetched */
+  for (uint32_t i = 0, n; i < command->ops->n_ops; i += n) {
     const cs_op *op = &command->ops->ops[i];
+    cs_status status = CS_OK;
     pthread_mutex_lock(&device->turn);
     const uint64_t begin_ns = cs_sdk_op_log_begin(command->log);
-    const cs_status status = op_entries[op->id]->run(&run, op, error);
+    n = count_together(&run, command, i, begin_ns != 0);
+    if (expected < i + n) expected = expect_matmul(&run, command->ops, i + n);
+    if (n > 1)
+      cpu_matmul_run(&run, op, n);
+    else
+      status = op_entries[op->id]->run(&run, op, error);
     cs_sdk_op_log_end(command->log, op->id, begin_ns);
     pthread_mutex_unlock(&device->turn);
     if (status == CS_OK) continue;

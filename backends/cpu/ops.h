@@ -26,6 +26,15 @@ extern const cpu_op_entry cpu_op_gather_rows, cpu_op_rms_norm, cpu_op_matmul, cp
     cpu_op_argmax, cpu_op_gelu_mul, cpu_op_top_k, cpu_op_moe_route, cpu_op_moe_matmul,
     cpu_op_moe_combine, cpu_op_kv_gather, cpu_op_kv_scatter, cpu_op_kv_copy_blocks;
 
+/* ---- matmuls of a list ---- */
+
+/* How many ops from ops[0], a matmul, on take the same x and may run as one. */
+uint32_t cpu_matmul_siblings(const cs_plugin_device *device, const cs_op *ops, uint32_t n_ops);
+/* Runs them. */
+void cpu_matmul_run(const cpu_run *run, const cs_op *ops, uint32_t n_ops);
+/* Tells the pool what the loop of ops[0], a matmul, and its siblings will read first. */
+void cpu_matmul_expect(const cpu_run *run, const cs_op *ops, uint32_t n_ops);
+
 /* ---- checks: each says no with a reason and returns false ---- */
 
 bool cpu_no(cs_op_answer *answer, const char *format, ...) __attribute__((format(printf, 2, 3)));

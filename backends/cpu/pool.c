@@ -3,7 +3,8 @@
  * touched the memory first, near its own cores; one that is done helps the others. An idle worker
  * looks for a new generation for a bounded time, because the ops of one step follow each other
  * within microseconds and a wake-up costs more than most of them; then it sleeps. The same holds
- * for the caller that waits for the last worker. */
+ * for the caller that waits for the last worker. Who looks fetches meanwhile what the next large
+ * loop will read: memory has nothing else to do then. */
 #include "pool.h"
 
 #include <pthread.h>
@@ -16,11 +17,17 @@
 
 #define SPIN_NS    50000
 #define SPIN_LOOKS 32 /* between two readings of the clock */
+#define LINE_BYTES 64
+#define LOOK_BYTES 1024 /* fetched between two looks */
 
 typedef struct pool_thread {
   _Alignas(64) _Atomic uint64_t next; /* of this thread's items */
   uint64_t end;
-  pthread_t handle; /* of a worker */
+  pthread_t handle;                     /* of a worker */
+  _Alignas(64) _Atomic uintptr_t ahead; /* what a loop to come reads first */
+  _Atomic size_t ahead_bytes;
+  uintptr_t fetching; /* the owner's: the range that it has begun, and how far it is */
+  size_t fetched;
 } pool_thread;
 
 struct cpu_pool {
@@ -70,15 +77,31 @@ void cpu_pin_thread(uint32_t core) {
   sched_setaffinity(0, sizeof set, &set);
 }
 
+/* One step of fetching; false when there is nothing left. */
+static bool fetch_ahead(pool_thread *self) {
+  const uintptr_t ahead = atomic_load_explicit(&self->ahead, memory_order_relaxed);
+  if (self->fetching != ahead) {
+    self->fetching = ahead;
+    self->fetched = 0;
+  }
+  if (self->fetched >= atomic_load_explicit(&self->ahead_bytes, memory_order_relaxed)) return false;
+  const char *at = (const char *)ahead + self->fetched;
+  for (size_t i = 0; i < LOOK_BYTES; i += LINE_BYTES)
+    __builtin_prefetch(at + i, 0, 2);
+  self->fetched += LOOK_BYTES;
+  return true;
+}
+
 /* Looks at *value for the pool's bounded time; true once it differs from `old`. */
-static bool spin_until_changed(const cpu_pool *pool, atomic_uint *value, unsigned old) {
+static bool spin_until_changed(const cpu_pool *pool, pool_thread *self, atomic_uint *value,
+                               unsigned old) {
   if (atomic_load_explicit(value, memory_order_acquire) != old) return true;
   if (pool->spin_ns == 0) return false;
   const int64_t deadline = now_ns() + pool->spin_ns;
   do {
     for (int i = 0; i < SPIN_LOOKS; i++) {
       if (atomic_load_explicit(value, memory_order_acquire) != old) return true;
-      look_again();
+      if (!fetch_ahead(self)) look_again();
     }
   } while (now_ns() < deadline);
   return false;
@@ -100,16 +123,28 @@ static void run_pieces(cpu_pool *pool, uint32_t thread) {
     run_items_of(pool, &pool->threads[(thread + i) % pool->n_threads]);
 }
 
+uint64_t cpu_pool_first(uint32_t n_threads, uint64_t n, uint64_t grain, uint32_t thread) {
+  const uint64_t n_pieces = (n + grain - 1) / grain, rest = n_pieces % n_threads;
+  const uint64_t piece = n_pieces / n_threads * thread + (thread < rest ? thread : rest);
+  return piece < n_pieces ? piece * grain : n;
+}
+
 static void deal_items(cpu_pool *pool, uint64_t n) {
-  const uint64_t n_pieces = (n + pool->grain - 1) / pool->grain;
-  uint64_t begin = 0;
   for (uint32_t i = 0; i < pool->n_threads; i++) {
-    const uint64_t pieces = n_pieces / pool->n_threads + (i < n_pieces % pool->n_threads);
-    const uint64_t left = n - begin;
-    const uint64_t items = pieces > left / pool->grain ? left : pieces * pool->grain;
-    atomic_store_explicit(&pool->threads[i].next, begin, memory_order_relaxed);
-    pool->threads[i].end = begin += items;
+    atomic_store_explicit(&pool->threads[i].next,
+                          cpu_pool_first(pool->n_threads, n, pool->grain, i), memory_order_relaxed);
+    pool->threads[i].end = cpu_pool_first(pool->n_threads, n, pool->grain, i + 1);
   }
+}
+
+void cpu_pool_expect(cpu_pool *pool, uint32_t thread, const void *data, size_t bytes) {
+  pool_thread *const at = &pool->threads[thread];
+  atomic_store_explicit(&at->ahead, (uintptr_t)data, memory_order_relaxed);
+  atomic_store_explicit(&at->ahead_bytes, bytes, memory_order_relaxed);
+}
+
+uint32_t cpu_pool_n_threads(const cpu_pool *pool) {
+  return pool->n_threads;
 }
 
 /* `sleeping` is raised before the last look at `generation`, and the caller reads it after raising
@@ -137,7 +172,8 @@ static void *worker_thread(void *argument) {
   if (pool->cores) cpu_pin_thread(pool->cores[start.thread]);
   unsigned seen = 0;
   for (;;) {
-    if (!spin_until_changed(pool, &pool->generation, seen)) worker_sleep(pool, seen);
+    if (!spin_until_changed(pool, &pool->threads[start.thread], &pool->generation, seen))
+      worker_sleep(pool, seen);
     if (atomic_load(&pool->stop)) return NULL;
     seen = atomic_load_explicit(&pool->generation, memory_order_acquire);
     run_pieces(pool, start.thread);
@@ -217,7 +253,7 @@ static bool spin_until_idle(cpu_pool *pool) {
   for (;;) {
     const unsigned busy = atomic_load_explicit(&pool->busy, memory_order_acquire);
     if (busy == 0) return true;
-    if (!spin_until_changed(pool, &pool->busy, busy)) return false;
+    if (!spin_until_changed(pool, &pool->threads[0], &pool->busy, busy)) return false;
   }
 }
 

@@ -2,6 +2,7 @@
 #ifndef CPU_POOL_H
 #define CPU_POOL_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "consort/plugin.h"
@@ -20,6 +21,13 @@ void cpu_pool_destroy(cpu_pool *pool);
  * at about item n * i / n_threads and goes on from there; for equal n the same items begin on the
  * same threads. A single piece runs on the caller alone. One caller at a time. */
 void cpu_pool_for(cpu_pool *pool, uint64_t n, uint64_t grain, cpu_pool_task task, void *job);
+
+/* Item of an equal loop at which thread `thread` of n_threads begins. */
+uint64_t cpu_pool_first(uint32_t n_threads, uint64_t n, uint64_t grain, uint32_t thread);
+/* Tells what thread `thread` will read first in a loop to come: it is fetched into the cache while
+ * that thread waits. Only a hint: the memory may be gone by then. From the caller's thread. */
+void cpu_pool_expect(cpu_pool *pool, uint32_t thread, const void *data, size_t bytes);
+uint32_t cpu_pool_n_threads(const cpu_pool *pool);
 
 /* Pins the calling thread to a core. */
 void cpu_pin_thread(uint32_t core);

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #define SELECT_MAX_EXPERTS 1024
+#define LANES              64 /* of a vector loop */
 
 /* Whether value a (with the lower index) stays ahead of b. */
 static inline bool stays_ahead(float a, float b) {
@@ -35,15 +36,35 @@ static bool check_argmax(const cs_plugin_device *device, const cs_op *op, cs_op_
          cpu_check_vector(answer, "out", &op->operands[0], CS_DTYPE_I32, cs_sdk_tensor_rows(x));
 }
 
+/* The largest of n values, NaN passed over; -INFINITY where there is none. Lanes of their own let
+ * the compiler use vectors: comparisons, unlike sums, may be made in any order. */
+static float largest_of(const float *x, uint64_t n) {
+  float lanes[LANES], most = -INFINITY;
+  for (int k = 0; k < LANES; k++)
+    lanes[k] = -INFINITY;
+  uint64_t j = 0;
+  for (; j + LANES <= n; j += LANES)
+    for (int k = 0; k < LANES; k++)
+      lanes[k] = x[j + (uint64_t)k] > lanes[k] ? x[j + (uint64_t)k] : lanes[k];
+  for (; j < n; j++)
+    most = x[j] > most ? x[j] : most;
+  for (int k = 0; k < LANES; k++)
+    most = lanes[k] > most ? lanes[k] : most;
+  return most;
+}
+
+/* The first of the largest; 0 where all are NaN. */
+static uint64_t argmax_of(const float *x, uint64_t n) {
+  const float largest = largest_of(x, n);
+  for (uint64_t j = 0; j < n; j++)
+    if (x[j] == largest) return j;
+  return 0;
+}
+
 static void argmax_rows(void *context, uint64_t begin, uint64_t end) {
   const select_job *job = context;
-  for (uint64_t i = begin; i < end; i++) {
-    const float *x = cpu_row_f32(&job->x, i);
-    uint64_t best = 0;
-    for (uint64_t j = 1; j < job->x.columns; j++)
-      if (isnan(x[best]) ? !isnan(x[j]) : x[j] > x[best]) best = j;
-    job->argmax[i] = (int32_t)best;
-  }
+  for (uint64_t i = begin; i < end; i++)
+    job->argmax[i] = (int32_t)argmax_of(cpu_row_f32(&job->x, i), job->x.columns);
 }
 
 static cs_status run_argmax(const cpu_run *run, const cs_op *op, cs_error *error) {

@@ -1,6 +1,7 @@
-/* A timeline is a number under a mutex and one condition variable. References are counted, because
- * a waiter may destroy the timeline while the signaller is still leaving its critical section: the
- * signaller's queue holds its own reference until it has left. */
+/* A timeline is a number under a mutex and one condition variable; a signal wakes nobody before the
+ * lowest value that is waited for, since a step may signal dozens of times. References are counted,
+ * because a waiter may destroy the timeline while the signaller is still leaving its critical
+ * section: the signaller's queue holds its own reference until it has left. */
 #include "timeline.h"
 
 #include <errno.h>
@@ -14,6 +15,7 @@ struct cs_sdk_timeline {
   pthread_mutex_t mutex;
   pthread_cond_t changed;
   uint64_t value;
+  uint64_t awaited; /* nobody waits for less; UINT64_MAX: nobody waits */
   cs_error failure; /* code CS_OK until it fails */
 };
 
@@ -23,6 +25,7 @@ cs_sdk_timeline *cs_sdk_timeline_create(const cs_host *host, uint64_t initial) {
   memset(timeline, 0, sizeof *timeline);
   timeline->host = host;
   timeline->value = initial;
+  timeline->awaited = UINT64_MAX;
   atomic_init(&timeline->references, 1);
   pthread_condattr_t attributes;
   if (pthread_condattr_init(&attributes) != 0) goto err_free;
@@ -86,15 +89,22 @@ static struct timespec deadline_after(uint64_t timeout_us) {
   return at;
 }
 
+/* Called with the mutex held, before each sleep. */
+static void await_value(cs_sdk_timeline *timeline, uint64_t value) {
+  if (value < timeline->awaited) timeline->awaited = value;
+}
+
 cs_status cs_sdk_timeline_wait(cs_sdk_timeline *timeline, uint64_t value, uint64_t timeout_us,
                                cs_error *error) {
   const struct timespec deadline = deadline_after(timeout_us);
   cs_status status = CS_OK;
   pthread_mutex_lock(&timeline->mutex);
-  while (timeline->failure.code == CS_OK && timeline->value < value && status == CS_OK)
+  while (timeline->failure.code == CS_OK && timeline->value < value && status == CS_OK) {
+    await_value(timeline, value);
     if (timeout_us == 0 ||
         pthread_cond_timedwait(&timeline->changed, &timeline->mutex, &deadline) == ETIMEDOUT)
       status = CS_TIMEOUT;
+  }
   if (timeline->failure.code != CS_OK)
     status = timeline_failure(timeline, error);
   else if (timeline->value >= value)
@@ -111,8 +121,10 @@ cs_status cs_sdk_timeline_wait(cs_sdk_timeline *timeline, uint64_t value, uint64
 cs_status cs_sdk_timeline_wait_unless(cs_sdk_timeline *timeline, uint64_t value,
                                       const atomic_int *stop, cs_error *error) {
   pthread_mutex_lock(&timeline->mutex);
-  while (timeline->failure.code == CS_OK && timeline->value < value && !atomic_load(stop))
+  while (timeline->failure.code == CS_OK && timeline->value < value && !atomic_load(stop)) {
+    await_value(timeline, value);
     pthread_cond_wait(&timeline->changed, &timeline->mutex);
+  }
   cs_status status = timeline_failure(timeline, error);
   if (status == CS_OK && timeline->value < value) status = CS_CANCELLED;
   pthread_mutex_unlock(&timeline->mutex);
@@ -129,7 +141,10 @@ cs_status cs_sdk_timeline_signal(cs_sdk_timeline *timeline, uint64_t value) {
   pthread_mutex_lock(&timeline->mutex);
   if (timeline->failure.code == CS_OK && value > timeline->value) {
     timeline->value = value;
-    pthread_cond_broadcast(&timeline->changed);
+    if (value >= timeline->awaited) {
+      timeline->awaited = UINT64_MAX;
+      pthread_cond_broadcast(&timeline->changed);
+    }
   }
   pthread_mutex_unlock(&timeline->mutex);
   return CS_OK;
