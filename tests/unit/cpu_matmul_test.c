@@ -345,11 +345,12 @@ static double nmse_of_f16(cpu_harness *h, uint64_t n, uint64_t n_out, uint64_t n
 
 static void f16_weights_keep_an_nmse_of_1e_5(void **state) {
   (void)state;
-  for (size_t k = 0; k < sizeof kernels / sizeof *kernels; k++) {
+  for (size_t k = 0; k < HARNESS_N_KERNELS; k++) {
     cpu_harness h;
-    if (!harness_open(&h, kernels[k], "2")) continue;
+    if (!harness_open(&h, harness_kernels[k], "2")) continue;
     const double few = nmse_of_f16(&h, 3, 1024, 1027), many = nmse_of_f16(&h, 50, 1027, 1025);
-    printf("%s: F16 matmul, NMSE %.2g for few rows, %.2g for many\n", kernels[k], few, many);
+    printf("%s: F16 matmul, NMSE %.2g for few rows, %.2g for many\n", harness_kernels[k], few,
+           many);
     assert_true(few <= 1e-5 && many <= 1e-5);
     harness_close(&h);
   }
