@@ -3,7 +3,8 @@
  * the workspace: quantized to int8, or, where the arithmetic is float, transposed; n_in is taken in
  * pieces that stay in a cache. Weights in blocks go either way: int8 is faster and float is exact,
  * so matrices too small to take much time are multiplied as floats. The same holds for 16-bit
- * weights and bf16. Matrices that meet the same x are one loop: fewer waits for the last thread. */
+ * weights and bf16; OpenBLAS does not win in float (docs/cpu.md). Matrices that meet the same x are
+ * one loop: fewer waits for the last thread. */
 #include "matmul.h"
 
 #include <math.h>
