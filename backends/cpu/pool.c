@@ -260,7 +260,8 @@ static bool spin_until_idle(cpu_pool *pool) {
 static void wait_for_workers(cpu_pool *pool) {
   if (spin_until_idle(pool)) return;
   pthread_mutex_lock(&pool->mutex);
-  atomic_store(&pool->caller_sleeps, 1);
+  /* An exchange: QEMU 7.2 on x86 lets a later load of Arm's pass a store of any order. */
+  atomic_exchange(&pool->caller_sleeps, 1);
   while (atomic_load(&pool->busy) != 0)
     pthread_cond_wait(&pool->end, &pool->mutex);
   atomic_store(&pool->caller_sleeps, 0);
