@@ -172,6 +172,7 @@ static bool shares_x(const cs_plugin_device *device, const cs_op *first, const c
 
 uint32_t cpu_matmul_siblings(const cs_plugin_device *device, const cs_op *ops, uint32_t n_ops) {
   uint32_t n = 1;
+  if (device->spreads) return n; /* each matrix lies on the nodes of the threads it is dealt to */
   for (; n < n_ops && n < MAX_SIBLINGS && shares_x(device, &ops[0], &ops[n]); n++)
     for (uint32_t i = 0; i < n; i++)
       if (!is_apart(&ops[i], &ops[n]) || !is_apart(&ops[n], &ops[i])) return n;

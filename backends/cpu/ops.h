@@ -28,7 +28,8 @@ extern const cpu_op_entry cpu_op_gather_rows, cpu_op_rms_norm, cpu_op_matmul, cp
 
 /* ---- matmuls of a list ---- */
 
-/* How many ops from ops[0], a matmul, on take the same x and may run as one. */
+/* How many ops from ops[0], a matmul, on take the same x and may run as one. On
+ * several nodes none may: a joint loop would deal its items to threads far from their memory. */
 uint32_t cpu_matmul_siblings(const cs_plugin_device *device, const cs_op *ops, uint32_t n_ops);
 /* Runs them. */
 void cpu_matmul_run(const cpu_run *run, const cs_op *ops, uint32_t n_ops);
