@@ -7,10 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "consort/half.h"
-#include "vector.h"
-
-enum { F32, F16, BF16, F8, I8 };
+#include "formats.h"
 
 typedef __m256 lanes;
 #define N_LANES 8
@@ -34,14 +31,6 @@ INLINE lanes load_lanes(const int format, const void *from, size_t i) {
   const __m128i half = _mm_loadu_si128((const __m128i *)((const uint16_t *)from + i));
   if (format == F16) return _mm256_cvtph_ps(half);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
-}
-
-INLINE float load_one(const int format, const void *from, size_t i) {
-  if (format == F32) return ((const float *)from)[i];
-  if (format == F8) return cs_f32_from_e4m3(((const uint8_t *)from)[i]);
-  if (format == I8) return ((const int8_t *)from)[i];
-  const uint16_t half = ((const uint16_t *)from)[i];
-  return format == F16 ? _cvtsh_ss(half) : cs_f32_from_bf16(half);
 }
 
 INLINE void lanes_store(float *to, lanes v) {

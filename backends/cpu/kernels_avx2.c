@@ -54,8 +54,8 @@ static double sum_squares(const float *x, size_t n) {
 
 #include "lanes.h"
 
-const cpu_kernels cpu_kernels_avx2 = {.name = "avx2", .blocks = &cpu_blocks_avx2, LANES_TABLE};
+const cpu_kernels cpu_kernels_avx2 = {.name = "avx2", .blocks = &cpu_blocks_avx2, KERNELS_TABLE};
 const cpu_kernels cpu_kernels_avx2vnni = {
-    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni, LANES_TABLE};
+    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni, KERNELS_TABLE};
 const cpu_kernels cpu_kernels_avx2vnni_evex = {
-    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni_evex, LANES_TABLE};
+    .name = "avx2vnni", .blocks = &cpu_blocks_avx2vnni_evex, KERNELS_TABLE};

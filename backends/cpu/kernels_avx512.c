@@ -6,12 +6,8 @@
 #include <string.h>
 
 #include "avx512.h"
-#include "consort/half.h"
-#include "soften.h"
+#include "formats.h"
 #include "transpose_avx.h"
-#include "word_sum.h"
-
-enum { F32, F16, BF16, F8, I8 };
 
 /* As f16 an e4m3 number has 8 less in its exponent; what would be infinity is NaN. */
 INLINE __m512 widen_f8(__m128i bytes) {
@@ -186,71 +182,38 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
   }
 }
 
-#define FLOAT_TILE(name, format)                                                                   \
-  static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
-                                float *out) {                                                      \
-    float_tile(format, rows, panel, weights, n, out);                                              \
-  }
+/* ---- formats ---- */
 
-#define KV_KERNELS(name, format)                                                                   \
-  static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
-                                size_t w_stride, size_t n, float *out) {                           \
-    score_tile(format, rows, x, w, w_stride, n, out);                                              \
-  }                                                                                                \
-  static void mix_tile_##name(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,     \
-                              const void *v, size_t v_stride, size_t width, float *out,            \
-                              size_t out_stride) {                                                 \
-    mix_tile(format, rows, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);            \
-  }                                                                                                \
-  static void to_f32_##name(float *out, const void *x, size_t n) {                                 \
-    for (size_t i = 0; i < n; i += 16) {                                                           \
-      const __mmask16 mask = tail_mask(n - i);                                                     \
-      _mm512_mask_storeu_ps(out + i, mask, load16(format, x, i, mask));                            \
-    }                                                                                              \
-  }
-
-FLOAT_TILE(f32, F32)
-FLOAT_TILE(f16, F16)
-FLOAT_TILE(bf16, BF16)
-KV_KERNELS(f32, F32)
-KV_KERNELS(f16, F16)
-KV_KERNELS(bf16, BF16)
-KV_KERNELS(f8, F8)
-KV_KERNELS(i8, I8)
-
-static void from_f32_f32(void *out, const float *x, size_t n) {
-  memmove(out, x, n * sizeof *x);
-}
-
-static void from_f32_f16(void *out, const float *x, size_t n) {
+INLINE void to_f32(const int format, float *out, const void *x, size_t n) {
   for (size_t i = 0; i < n; i += 16) {
     const __mmask16 mask = tail_mask(n - i);
-    const __m256i half =
-        _mm512_cvtps_ph(_mm512_maskz_loadu_ps(mask, x + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, half);
+    _mm512_mask_storeu_ps(out + i, mask, load16(format, x, i, mask));
   }
 }
 
 /* As cs_bf16_from_f32: half of the last place is added, and one when the last bit kept is set. */
-static void from_f32_bf16(void *out, const float *x, size_t n) {
-  for (size_t i = 0; i < n; i += 16) {
-    const __mmask16 mask = tail_mask(n - i);
-    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
-    const __m512i bits = _mm512_castps_si512(value);
-    const __m512i top = _mm512_srli_epi32(bits, 16);
-    const __m512i last = _mm512_and_si512(top, _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_srli_epi32(
-        _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
-    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    const __m512i half =
-        _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)); /* quiet NaN */
-    _mm256_mask_storeu_epi16((uint16_t *)out + i, mask, _mm512_cvtepi32_epi16(half));
-  }
+INLINE __m256i bf16_of(__m512 value) {
+  const __m512i bits = _mm512_castps_si512(value);
+  const __m512i top = _mm512_srli_epi32(bits, 16);
+  const __m512i last = _mm512_and_si512(top, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(
+      _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+  const __m512i half =
+      _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40)); /* quiet NaN */
+  return _mm512_cvtepi32_epi16(half);
 }
 
-static void from_f32_f8(void *out, const float *x, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    ((uint8_t *)out)[i] = cs_e4m3_from_f32(x[i]);
+INLINE void from_f32(const int format, void *out, const float *x, size_t n) {
+  size_t i = 0;
+  for (; format != F8 && i < n; i += 16) {
+    const __mmask16 mask = tail_mask(n - i);
+    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
+    _mm256_mask_storeu_epi16((uint16_t *)out + i, mask,
+                             format == F16 ? _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT)
+                                           : bf16_of(value));
+  }
+  store_rest(format, out, x, i, n);
 }
 
 /* ---- rows ---- */
@@ -288,14 +251,6 @@ static float exp_sum(float *x, size_t n, float shift) {
 
 static void transpose8(const float *x, size_t stride, size_t n, float *out) {
   cpu_transpose8_avx(x, stride, n, out);
-}
-
-static bool soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
-  return cpu_soften(scores, n, largest, total, shrink, exp_sum);
-}
-
-static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {
-  return cpu_word_sum(bytes, first, n);
 }
 
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
@@ -339,22 +294,10 @@ static void scale_mul(float *out, const float *x, float scale, const float *weig
   }
 }
 
-const cpu_kernels cpu_kernels_avx512 = {
-    .name = "avx512",
-    .blocks = &cpu_blocks_avx512,
-    .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},
-    .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
-    .bf16_attention = &cpu_bf16_attention,
-    .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16, score_tile_f8, score_tile_i8},
-    .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16, mix_tile_f8, mix_tile_i8},
-    .transpose8 = transpose8,
-    .soften = soften,
-    .word_sum = word_sum,
-    .exp_sum = exp_sum,
-    .silu_mul = silu_mul,
-    .add = add,
-    .sum_squares = sum_squares,
-    .scale_mul = scale_mul,
-    .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16, to_f32_f8, to_f32_i8},
-    .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16, from_f32_f8},
-};
+#include "kernels_table.h"
+
+const cpu_kernels cpu_kernels_avx512 = {.name = "avx512",
+                                        .blocks = &cpu_blocks_avx512,
+                                        .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
+                                        .bf16_attention = &cpu_bf16_attention,
+                                        KERNELS_TABLE};

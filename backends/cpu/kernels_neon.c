@@ -64,10 +64,10 @@ static double sum_squares(const float *x, size_t n) {
 
 #include "lanes.h"
 
-const cpu_kernels cpu_kernels_neon = {.name = "neon", .blocks = &cpu_blocks_neon, LANES_TABLE};
+const cpu_kernels cpu_kernels_neon = {.name = "neon", .blocks = &cpu_blocks_neon, KERNELS_TABLE};
 const cpu_kernels cpu_kernels_neon_dotprod = {
-    .name = "neon-dotprod", .blocks = &cpu_blocks_neon_dotprod, LANES_TABLE};
+    .name = "neon-dotprod", .blocks = &cpu_blocks_neon_dotprod, KERNELS_TABLE};
 const cpu_kernels cpu_kernels_neon_i8mm = {.name = "neon-i8mm",
                                            .blocks = &cpu_blocks_neon_i8mm,
                                            .bf16_tile = {cpu_bf16_tile_f16, cpu_bf16_tile_bf16},
-                                           LANES_TABLE};
+                                           KERNELS_TABLE};

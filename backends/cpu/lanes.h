@@ -2,9 +2,7 @@
  * file compiles it for its instructions, and defines before:
  *
  *   lanes, N_LANES                 a vector of floats with + - * /, and how many it holds
- *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats, in one of the
- *                                  formats F32, F16, BF16, F8 (e4m3), I8 (whole numbers)
- *   load_one(format, from, i)      one of them
+ *   load_lanes(format, from, i)    N_LANES elements from index i on, made floats: formats.h
  *   lanes_store(to, v), lanes_store_f16(to, v)
  *   lanes_set(x)                   x in every lane
  *   lanes_fma(a, b, c)             a * b + c
@@ -13,18 +11,15 @@
  *   lanes_round(v)                 to whole numbers
  *   lanes_scale(v, n)              v * 2^n for whole n within +-220
  *
- * LANES_TABLE then names the functions in a cpu_kernels. */
+ * and transpose8 and sum_squares of cpu_kernels. */
 #ifndef CPU_LANES_H
 #define CPU_LANES_H
 
 #include <math.h>
-#include <string.h>
 
-#include "consort/half.h"
+#include "formats.h"
 #include "kernels.h"
-#include "soften.h"
 #include "vector.h"
-#include "word_sum.h"
 
 #define COLUMN_VECTORS (CPU_PANEL_COLUMNS / N_LANES)
 
@@ -136,59 +131,21 @@ INLINE void mix_tile(const int format, uint32_t rows, const float *p, size_t p_s
              out + r * out_stride, out_stride);
 }
 
-#define FLOAT_TILE(name, format)                                                                   \
-  static void float_tile_##name(uint32_t rows, const float *panel, const void *weights, size_t n,  \
-                                float *out) {                                                      \
-    float_tile(format, rows, panel, weights, n, out);                                              \
-  }
+/* ---- formats ---- */
 
-#define KV_KERNELS(name, format)                                                                   \
-  static void score_tile_##name(uint32_t rows, const float *const *x, const void *w,               \
-                                size_t w_stride, size_t n, float *out) {                           \
-    score_tile(format, rows, x, w, w_stride, n, out);                                              \
-  }                                                                                                \
-  static void mix_tile_##name(uint32_t rows, const float *p, size_t p_stride, size_t n_tokens,     \
-                              const void *v, size_t v_stride, size_t width, float *out,            \
-                              size_t out_stride) {                                                 \
-    mix_tile(format, rows, p, p_stride, n_tokens, v, v_stride, width, out, out_stride);            \
-  }                                                                                                \
-  static void to_f32_##name(float *out, const void *x, size_t n) {                                 \
-    size_t i = 0;                                                                                  \
-    for (; i + N_LANES <= n; i += N_LANES)                                                         \
-      lanes_store(out + i, load_lanes(format, x, i));                                              \
-    for (; i < n; i++)                                                                             \
-      out[i] = load_one(format, x, i);                                                             \
-  }
-
-FLOAT_TILE(f32, F32)
-FLOAT_TILE(f16, F16)
-FLOAT_TILE(bf16, BF16)
-KV_KERNELS(f32, F32)
-KV_KERNELS(f16, F16)
-KV_KERNELS(bf16, BF16)
-KV_KERNELS(f8, F8)
-KV_KERNELS(i8, I8)
-
-static void from_f32_f32(void *out, const float *x, size_t n) {
-  memmove(out, x, n * sizeof *x);
-}
-
-static void from_f32_f16(void *out, const float *x, size_t n) {
+INLINE void to_f32(const int format, float *out, const void *x, size_t n) {
   size_t i = 0;
   for (; i + N_LANES <= n; i += N_LANES)
-    lanes_store_f16((uint16_t *)out + i, load_lanes(F32, x, i));
+    lanes_store(out + i, load_lanes(format, x, i));
   for (; i < n; i++)
-    ((uint16_t *)out)[i] = cs_f16_from_f32(x[i]);
+    out[i] = load_one(format, x, i);
 }
 
-static void from_f32_bf16(void *out, const float *x, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    ((uint16_t *)out)[i] = cs_bf16_from_f32(x[i]);
-}
-
-static void from_f32_f8(void *out, const float *x, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    ((uint8_t *)out)[i] = cs_e4m3_from_f32(x[i]);
+INLINE void from_f32(const int format, void *out, const float *x, size_t n) {
+  size_t i = 0;
+  for (; format == F16 && i + N_LANES <= n; i += N_LANES)
+    lanes_store_f16((uint16_t *)out + i, load_lanes(F32, x, i));
+  store_rest(format, out, x, i, n);
 }
 
 /* ---- rows ---- */
@@ -229,14 +186,6 @@ static __attribute__((noinline)) float exp_sum(float *x, size_t n, float shift) 
   return sum[0];
 }
 
-static bool soften(float *scores, size_t n, float *largest, float *total, float *shrink) {
-  return cpu_soften(scores, n, largest, total, shrink, exp_sum);
-}
-
-static uint64_t word_sum(const unsigned char *bytes, uint64_t first, size_t n) {
-  return cpu_word_sum(bytes, first, n);
-}
-
 static void silu_mul(float *out, const float *gate, const float *up, size_t n) {
   size_t i = 0;
   for (; i + N_LANES <= n; i += N_LANES) {
@@ -264,14 +213,6 @@ static void scale_mul(float *out, const float *x, float scale, const float *weig
     out[i] = x[i] * scale * weight[i];
 }
 
-/* transpose8 and sum_squares are the including file's. */
-#define LANES_TABLE                                                                                \
-  .float_tile = {float_tile_f32, float_tile_f16, float_tile_bf16},                                 \
-  .score_tile = {score_tile_f32, score_tile_f16, score_tile_bf16, score_tile_f8, score_tile_i8},   \
-  .mix_tile = {mix_tile_f32, mix_tile_f16, mix_tile_bf16, mix_tile_f8, mix_tile_i8},               \
-  .transpose8 = transpose8, .soften = soften, .word_sum = word_sum, .exp_sum = exp_sum,            \
-  .silu_mul = silu_mul, .add = add, .sum_squares = sum_squares, .scale_mul = scale_mul,            \
-  .to_f32 = {to_f32_f32, to_f32_f16, to_f32_bf16, to_f32_f8, to_f32_i8},                           \
-  .from_f32 = {from_f32_f32, from_f32_f16, from_f32_bf16, from_f32_f8}
+#include "kernels_table.h"
 
 #endif

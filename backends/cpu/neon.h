@@ -7,10 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "consort/half.h"
-#include "vector.h"
-
-enum { F32, F16, BF16, F8, I8 };
+#include "formats.h"
 
 typedef float32x4_t lanes;
 #define N_LANES 4
@@ -44,14 +41,6 @@ INLINE lanes load_lanes(const int format, const void *from, size_t i) {
   const uint16x4_t half = vld1_u16((const uint16_t *)from + i);
   if (format == F16) return vcvt_f32_f16(vreinterpret_f16_u16(half));
   return vreinterpretq_f32_u32(vshll_n_u16(half, 16));
-}
-
-INLINE float load_one(const int format, const void *from, size_t i) {
-  if (format == F32) return ((const float *)from)[i];
-  if (format == F8) return cs_f32_from_e4m3(((const uint8_t *)from)[i]);
-  if (format == I8) return ((const int8_t *)from)[i];
-  const uint16_t half = ((const uint16_t *)from)[i];
-  return format == F16 ? cs_f32_from_f16(half) : cs_f32_from_bf16(half);
 }
 
 INLINE void lanes_store(float *to, lanes v) {

@@ -9,9 +9,9 @@
 
 #include "blocks.h"
 
-/* See cpu_kernels.soften; exp_sum is the table's. */
+/* See cpu_kernels.soften; sum_exp is the table's. */
 static inline bool cpu_soften(float *scores, size_t n, float *largest, float *total, float *shrink,
-                              float (*exp_sum)(float *x, size_t n, float shift)) {
+                              float (*sum_exp)(float *x, size_t n, float shift)) {
   enum { LANES = CPU_PANEL_COLUMNS };
   float top[LANES], shift[LANES], sums[LANES];
   for (size_t c = 0; c < LANES; c++)
@@ -28,8 +28,8 @@ static inline bool cpu_soften(float *scores, size_t n, float *largest, float *to
   for (size_t t = 0; t < n; t++)
     for (size_t c = 0; c < LANES; c++)
       scores[t * LANES + c] -= shift[c];
-  exp_sum(shrink, LANES, 0);
-  exp_sum(scores, n * LANES, 0);
+  sum_exp(shrink, LANES, 0);
+  sum_exp(scores, n * LANES, 0);
   for (size_t t = 0; t < n; t++)
     for (size_t c = 0; c < LANES; c++)
       sums[c] += scores[t * LANES + c];
