@@ -59,6 +59,9 @@ if(TARGET consort_cli)
   consort_add_python_test(cuda_check_test integration/cuda_check_test.py integration noasan)
   set_property(TEST cuda_check_test APPEND PROPERTY ENVIRONMENT
     "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
+  consort_add_python_test(gpu_check_test integration/gpu_check_test.py slow noasan)
+  set_property(TEST gpu_check_test APPEND PROPERTY ENVIRONMENT
+    ${cuda_fake} "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
 endif()
 string(REPLACE ";" "," cuda_all_targets "${CONSORT_CUDA_ALL_ARCHITECTURES}")
 consort_add_python_test(cuda_kernels_test integration/cuda_kernels_test.py slow)

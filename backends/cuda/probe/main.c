@@ -177,6 +177,8 @@ int main(int argc, char **argv) {
   printf("\"matmul_flop_per_s\": %.6g, ", matmul_rate(&p));
   fflush(stdout);
   probe_run_replay(&p, argv[1], &replay);
+  printf("\"plugin_to_device_bytes_per_s\": %.6g, \"plugin_to_host_bytes_per_s\": %.6g, ",
+         replay.to_device_bytes_per_s, replay.to_host_bytes_per_s);
   printf("\"replay_us\": %.6g, \"graph_us\": %.6g, \"replay_kernels\": %u, \"replay_equal\": %s}\n",
          replay.plugin_us, replay.graph_us, replay.n_kernels, replay.equal ? "true" : "false");
   return 0;

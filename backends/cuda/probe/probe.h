@@ -30,6 +30,8 @@ typedef struct probe_replay {
   double plugin_us, graph_us; /* of one launch, the median */
   uint32_t n_kernels;
   bool equal; /* both gave the same bits */
+  /* Of the plugin's stream between device memory and its staging memory, in pieces of 1 MiB. */
+  double to_device_bytes_per_s, to_host_bytes_per_s;
 } probe_replay;
 
 /* 32 layers of a Llama's matmuls, norms and gates in Q8_0, one row: as a program of the plugin in

@@ -20,6 +20,7 @@
 #define N_OPS_LAYER 8
 #define N_TIMES     51
 #define WAIT_US     60000000
+#define PIECE_BYTES (UINT64_C(1) << 20)
 
 extern const unsigned char cuda_kernels_image[]; /* image.S */
 
@@ -269,6 +270,33 @@ static double launch_program(plugin_side *s, const bench *w, float *x) {
   return took;
 }
 
+/* Pieces as KV is staged: each a copy of its own in the stream. */
+static double rate_of_pieces(plugin_side *s, const probe *p, bool to_host) {
+  const uint64_t n_pieces = p->small ? 4 : 512;
+  cs_error error = CS_ERROR_INIT;
+  cs_plugin_memory *device = NULL, *staging = NULL;
+  double begin = 0;
+  want(s->memory->memory_allocate(s->device, n_pieces * PIECE_BYTES, CS_MEMORY_DEVICE, &device,
+                                  &error),
+       &error, "memory_allocate");
+  want(s->memory->memory_allocate(s->device, n_pieces * PIECE_BYTES, CS_MEMORY_STAGING, &staging,
+                                  &error),
+       &error, "memory_allocate");
+  cs_plugin_memory *const to = to_host ? staging : device, *const from = to_host ? device : staging;
+  for (int round = 0; round < 2; round++) { /* the first warms up */
+    begin = now_us();
+    for (uint64_t i = 0; i < n_pieces; i++)
+      want(s->streams->stream_copy(s->stream, to, i * PIECE_BYTES, from, i * PIECE_BYTES,
+                                   PIECE_BYTES, &error),
+           &error, "stream_copy");
+    finish_plugin(s);
+  }
+  const double took_us = now_us() - begin;
+  s->memory->memory_free(s->device, device);
+  s->memory->memory_free(s->device, staging);
+  return (double)(n_pieces * PIECE_BYTES) / took_us * 1e6;
+}
+
 static void unload_plugin(plugin_side *s) {
   s->programs->program_destroy(s->program);
   for (uint32_t layer = 0; layer < N_LAYERS; layer++)
@@ -450,7 +478,9 @@ void probe_run_replay(const probe *p, const char *path, probe_replay *out) {
   *out = (probe_replay){.plugin_us = median(plugin_us, n),
                         .graph_us = median(graph_us, n),
                         .n_kernels = hand.n_kernels,
-                        .equal = memcmp(x, y, w.d * 4) == 0};
+                        .equal = memcmp(x, y, w.d * 4) == 0,
+                        .to_device_bytes_per_s = rate_of_pieces(&plugin, p, false),
+                        .to_host_bytes_per_s = rate_of_pieces(&plugin, p, true)};
   unload_plugin(&plugin);
   for (uint32_t i = 0; i < N_WEIGHTS; i++)
     free(w.weights[i].gguf);
