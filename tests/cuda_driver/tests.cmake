@@ -59,7 +59,7 @@ if(TARGET consort_cli)
   consort_add_python_test(cuda_check_test integration/cuda_check_test.py integration noasan)
   set_property(TEST cuda_check_test APPEND PROPERTY ENVIRONMENT
     "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
-  consort_add_python_test(gpu_check_test integration/gpu_check_test.py slow noasan)
+  consort_add_python_test(gpu_check_test integration/gpu_check_test.py slow noasan notsan)
   set_property(TEST gpu_check_test APPEND PROPERTY ENVIRONMENT
     ${cuda_fake} "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}")
 endif()

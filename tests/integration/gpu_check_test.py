@@ -30,7 +30,7 @@ class GpuCheckTest(unittest.TestCase):
             env.pop("CONSORT_GPU_CHECK_LLAMA", None)
             done = subprocess.run([SCRIPT, "--build", build, "--no-build", "--small", "--only",
                                    "placements,sanitizer,probe,bf16,batch,q4,disaggregated,transformers,llama"],
-                                  capture_output=True, text=True, check=False, env=env, timeout=300)
+                                  capture_output=True, text=True, check=False, env=env, timeout=380)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         table = done.stdout[done.stdout.index("== result"):]
         for words in ("A fake GPU", "the tokens of cpu:0 on cuda:0 -> cuda:0", "compute-sanitizer memcheck", "GB/s, read and written",
