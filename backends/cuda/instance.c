@@ -93,8 +93,7 @@ void cuda_describe(const cuda_driver *driver, CUdevice ordinal, cs_device_proper
                                 .kv_block_tokens_min = 16,
                                 .kv_block_tokens_max = 128,
                                 .activation_dtype = CS_DTYPE_F32};
-  out->kv_dtypes =
-      CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16);
+  out->kv_dtypes = CUDA_KV_FORMATS;
   out->dtypes = CUDA_WEIGHT_DTYPES;
   out->kv_layouts =
       CS_LAYOUT_BIT(CS_LAYOUT_KV_TOKEN_MAJOR) | CS_LAYOUT_BIT(CS_LAYOUT_KV_HEAD_MAJOR);

@@ -119,8 +119,10 @@ static cuda_attention_args make_args(const cuda_rule_context *context, const sha
 static bool add_mma(cuda_rule_context *context, const shape *s, uint32_t kv_dtype) {
   const cuda_attention_args args = make_args(context, s);
   const bool wide = s->k.width > 64 || s->v.width > 64;
-  const cuda_kernel first =
-      kv_dtype == CS_DTYPE_F16 ? KERNEL_attention_mma_f16_64 : KERNEL_attention_mma_bf16_64;
+  const cuda_kernel first = kv_dtype == CS_DTYPE_F16       ? KERNEL_attention_mma_f16_64
+                            : kv_dtype == CS_DTYPE_BF16    ? KERNEL_attention_mma_bf16_64
+                            : kv_dtype == CS_DTYPE_F8_E4M3 ? KERNEL_attention_mma_f8_64
+                                                           : KERNEL_attention_mma_i8_64;
   const uint64_t tile_rows = CUDA_MMA_PAIRS / s->n_shared;
   const uint64_t tiles = (s->n + tile_rows - 1) / tile_rows + s->n_sequences;
   return cuda_step_add(context, (cuda_kernel)(first + wide), tiles, s->k.n_heads, 1,
@@ -133,9 +135,11 @@ static bool add_simt(cuda_rule_context *context, const shape *s, uint32_t kv_dty
   if (args.n_splits > 1 && context->plan)
     args.partial = (void *)(uintptr_t)context->workspace->address;
   const bool wide = s->k.width > 128 || s->v.width > 128;
-  const cuda_kernel first = kv_dtype == CS_DTYPE_F32   ? KERNEL_attention_f32_128
-                            : kv_dtype == CS_DTYPE_F16 ? KERNEL_attention_f16_128
-                                                       : KERNEL_attention_bf16_128;
+  const cuda_kernel first = kv_dtype == CS_DTYPE_F32       ? KERNEL_attention_f32_128
+                            : kv_dtype == CS_DTYPE_F16     ? KERNEL_attention_f16_128
+                            : kv_dtype == CS_DTYPE_BF16    ? KERNEL_attention_bf16_128
+                            : kv_dtype == CS_DTYPE_F8_E4M3 ? KERNEL_attention_f8_128
+                                                           : KERNEL_attention_i8_128;
   if (!cuda_step_add(context, (cuda_kernel)(first + wide), s->n * head_groups(s), s->k.n_heads,
                      args.n_splits, CUDA_SIMT_THREADS, &args, sizeof args))
     return false;

@@ -2,16 +2,43 @@
  * distances for a kernel. */
 #include "plan.h"
 
+#include "consort/kv.h"
+
 #define MIN_BLOCK_TOKENS 16
 #define MAX_BLOCK_TOKENS 128
 #define MAX_CONTEXT      (1u << 30)
 #define MOVE_BLOCKS      2 /* of kv_move and wire_sum, a multiprocessor */
 #define COPY_SHARES      8 /* blocks that share one kv_copy_blocks pair */
 
+/* Blocks as plain rows; scales make a row longer than its elements. */
+static bool want_rows(cuda_rule_context *context, uint32_t operand, const char *name) {
+  const cs_tensor *cache = &context->op->operands[operand];
+  cs_tensor flat = *cache;
+  cs_op op = *context->op;
+  flat.layout = CS_LAYOUT_PLAIN;
+  flat.row_stride_bytes = cs_sdk_tensor_stride(cache);
+  op.operands = &flat;
+  cuda_rule_context view = *context;
+  view.op = &op;
+  if (!cuda_want_tensor(&view, 0, name, CUDA_KV_FORMATS, flat.dims[0],
+                        cs_sdk_tensor_columns(&flat)))
+    return cuda_refuse(context, "%s", view.reason);
+  if (context->plan && !cs_sdk_check_window(cache, name, cache->memory->bytes, context->reason))
+    return false;
+  const bool has_scales = cs_kv_scale_bytes(cache->dtype) != 0;
+  if (has_scales && (cache->dims[3] % 4 != 0 || flat.row_stride_bytes % 4 != 0 ||
+                     flat.row_stride_bytes < cs_sdk_tensor_row_bytes(cache)))
+    return cuda_refuse(context, "%s: int8 rows of %llu are not whole words", name,
+                       (unsigned long long)cache->dims[3]);
+  if (flat.row_stride_bytes % 2 != 0)
+    return cuda_refuse(context, "%s: blocks are not whole halves", name);
+  return true;
+}
+
 /* Reads a cache operand and checks it against its memory. */
 static bool want_plane(cuda_rule_context *context, uint32_t operand, const char *name,
                        cuda_plane_shape *out) {
-  cs_tensor flat = context->op->operands[operand];
+  const cs_tensor flat = context->op->operands[operand];
   if (flat.rank != 4) return cuda_refuse(context, "%s is not (blocks, tokens, heads, width)", name);
   if (flat.layout != CS_LAYOUT_KV_TOKEN_MAJOR && flat.layout != CS_LAYOUT_KV_HEAD_MAJOR)
     return cuda_refuse(context, "%s: KV layout %u is not served", name, flat.layout);
@@ -21,20 +48,15 @@ static bool want_plane(cuda_rule_context *context, uint32_t operand, const char 
       (out->block_tokens & (out->block_tokens - 1)) != 0)
     return cuda_refuse(context, "%s: blocks of %llu tokens are not served", name,
                        (unsigned long long)out->block_tokens);
-  cs_op op = *context->op;
-  flat.layout = CS_LAYOUT_PLAIN;
-  op.operands = &flat;
-  cuda_rule_context view = *context;
-  view.op = &op;
-  if (!cuda_want_tensor(&view, 0, name, CUDA_PLAIN_FLOATS, out->n_blocks,
-                        cs_sdk_tensor_columns(&flat)))
-    return cuda_refuse(context, "%s", view.reason);
+  if (!want_rows(context, operand, name)) return false;
   const uint64_t element = cs_sdk_dtype_bytes(flat.dtype, 1);
   out->plane =
       (cuda_plane){.base = cuda_base_of(context, operand),
                    .block_stride = cs_sdk_tensor_stride(&flat) / element,
                    .head_stride = token_major ? out->width : out->block_tokens * out->width,
-                   .token_stride = token_major ? out->n_heads * out->width : out->width};
+                   .token_stride = token_major ? out->n_heads * out->width : out->width,
+                   .block_rows = out->block_tokens * out->n_heads,
+                   .width = out->width};
   return true;
 }
 
@@ -96,12 +118,16 @@ static bool want_wire(cuda_rule_context *context, const cuda_plane_shape *k,
   const cs_tensor *wire = &context->op->operands[0];
   const bool raw = wire->dtype == CS_DTYPE_U8;
   const uint64_t elements = cs_sdk_tensor_rows(wire) * cs_sdk_tensor_columns(wire);
-  if (!cuda_want_vector(context, 0, "wire", CUDA_PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_U8),
-                        elements))
+  if (!cuda_want_vector(context, 0, "wire", CUDA_KV_FORMATS | CS_DTYPE_BIT(CS_DTYPE_U8), elements))
     return false;
   shape->dtype = raw ? context->op->operands[2].dtype : wire->dtype;
   if (wire->offset_bytes % 4 != 0) return cuda_refuse(context, "wire is not aligned");
-  shape->token_bytes = k->n_heads * (k->width + v->width) * cs_sdk_dtype_bytes(shape->dtype, 1);
+  const uint64_t scales = cs_kv_scale_bytes(shape->dtype) * (v->width ? 2 : 1);
+  if (scales && (k->width | v->width) % 4 != 0)
+    return cuda_refuse(context, "wire: int8 rows are not whole words");
+  shape->token_bytes =
+      k->n_heads * ((k->width + v->width) * cs_sdk_dtype_bytes(shape->dtype, 1) + scales);
+  if (shape->token_bytes % 2 != 0) return cuda_refuse(context, "wire: tokens are not whole halves");
   shape->tokens = cs_sdk_dtype_bytes(wire->dtype, elements) / shape->token_bytes;
   shape->table_blocks = cs_sdk_tensor_columns(&context->op->operands[4]);
   return true;
@@ -210,11 +236,9 @@ bool cuda_rule_kv_copy_blocks(cuda_rule_context *context) {
   for (uint32_t i = 0; i < 2; i++) {
     const cuda_plane_shape *p = &shapes[i];
     if (p->width == 0) continue;
-    const uint64_t halves = cs_sdk_dtype_bytes(operands[i].dtype, 1) / 2;
     const cuda_copy_blocks_args args = {.cache = p->plane.base,
-                                        .block_stride = p->plane.block_stride * halves,
-                                        .block_halves =
-                                            p->block_tokens * p->n_heads * p->width * halves,
+                                        .block_stride = cs_sdk_tensor_stride(&operands[i]) / 2,
+                                        .block_halves = cs_sdk_tensor_row_bytes(&operands[i]) / 2,
                                         .pairs = cuda_rows_of(context, 2),
                                         .n_blocks = p->n_blocks};
     if (!cuda_step_add(context, KERNEL_kv_copy_blocks, n, COPY_SHARES, 1, CUDA_THREADS, &args,

@@ -100,6 +100,8 @@ uint64_t cuda_spans(uint64_t n_columns);
 
 #define CUDA_PLAIN_FLOATS                                                                          \
   (CS_DTYPE_BIT(CS_DTYPE_F32) | CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_BF16))
+#define CUDA_KV_FORMATS                                                                            \
+  (CUDA_PLAIN_FLOATS | CS_DTYPE_BIT(CS_DTYPE_F8_E4M3) | CS_DTYPE_BIT(CS_DTYPE_I8))
 #define CUDA_F32_ONLY CS_DTYPE_BIT(CS_DTYPE_F32)
 #define CUDA_I32_ONLY CS_DTYPE_BIT(CS_DTYPE_I32)
 #define CUDA_WEIGHT_DTYPES                                                                         \

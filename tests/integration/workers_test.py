@@ -56,8 +56,8 @@ class WorkersTest(unittest.TestCase):
         if not Path(os.environ["CONSORT_TEST_BUILD"], "lib/consort/libconsort-ucx.so").exists():
             raise unittest.SkipTest("this build has no network module")
 
-    def run_on(self, model: Path, prompt: str, n: int, prefill: str, decode: str) -> dict:
-        result = consort_json("run", model, "-p", prompt, "-n", n, "--temp", 0, "--kv-dtype", "f32", "--prefill", prefill,
+    def run_on(self, model: Path, prompt: str, n: int, prefill: str, decode: str, kv_dtype: str = "f32") -> dict:
+        result = consort_json("run", model, "-p", prompt, "-n", n, "--temp", 0, "--kv-dtype", kv_dtype, "--prefill", prefill,
                               "--decode", decode)
         self.assertEqual((result["prefill"]["device"], result["decode"]["device"]), (prefill, decode))
         self.assertEqual(result["kv_transfer"]["bytes"] > 0, prefill != decode)
@@ -81,6 +81,14 @@ class WorkersTest(unittest.TestCase):
                 with self.subTest(prefill=prefill, decode=decode):
                     self.assertEqual(self.run_on(model, prompt, 32, prefill, decode)["tokens"], expected["tokens"])
         self.assertEqual((a.status, b.status), (0, 0))
+
+    def test_int8_caches_cross_processes_as_they_are(self) -> None:
+        expected = self.run_on(DEMO_F32, PROMPT, 16, "cpu:0", "cpu:0", "int8")
+        with Worker() as a:
+            for prefill, decode in ((a.device, "cpu:0"), ("cpu:0", a.device)):
+                result = self.run_on(DEMO_F32, PROMPT, 16, prefill, decode, "int8")
+                self.assertEqual(result["tokens"], expected["tokens"])
+                self.assertEqual(result["kv_transfer"]["bytes"], (result["prompt_tokens"] - 1) * 5 * 2 * 2 * (32 + 4))
 
     def test_a_worker_offers_what_it_was_told_to(self) -> None:
         with Worker("--device", "cpu:0") as worker:

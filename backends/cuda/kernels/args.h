@@ -17,6 +17,8 @@ typedef struct cuda_rows {
 #define CUDA_F32  1
 #define CUDA_F16  2
 #define CUDA_BF16 3
+#define CUDA_I8   4 /* of KV: whole numbers, a scale for each row */
+#define CUDA_F8   8 /* of KV: e4m3 */
 #define CUDA_Q8_0 32
 #define CUDA_Q4_0 33
 #define CUDA_Q4_1 34
@@ -173,10 +175,12 @@ typedef struct cuda_moe_sort_args {
   uint32_t n_slots, k, n_experts, group_rows, n_groups, reserved;
 } cuda_moe_sort_args;
 
-/* A KV cache plane of either layout: distances in elements. */
+/* A KV cache plane of either layout: distances in elements. The scales of int8 rows lie behind the
+ * block_rows * width elements of their block, in the same order. */
 typedef struct cuda_plane {
   void *base;
   uint64_t block_stride, head_stride, token_stride;
+  uint64_t block_rows, width;
 } cuda_plane;
 
 typedef struct cuda_kv_write_args {
@@ -281,10 +285,18 @@ typedef struct cuda_attention_args {
   X(attention_f16_256)                                                                             \
   X(attention_bf16_128)                                                                            \
   X(attention_bf16_256)                                                                            \
+  X(attention_f8_128)                                                                              \
+  X(attention_f8_256)                                                                              \
+  X(attention_i8_128)                                                                              \
+  X(attention_i8_256)                                                                              \
   X(attention_merge)                                                                               \
   X(attention_mma_f16_64)                                                                          \
   X(attention_mma_f16_128)                                                                         \
   X(attention_mma_bf16_64)                                                                         \
-  X(attention_mma_bf16_128)
+  X(attention_mma_bf16_128)                                                                        \
+  X(attention_mma_f8_64)                                                                           \
+  X(attention_mma_f8_128)                                                                          \
+  X(attention_mma_i8_64)                                                                           \
+  X(attention_mma_i8_128)
 
 #endif

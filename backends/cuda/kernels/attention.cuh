@@ -4,10 +4,10 @@
  * same KV head, and one of n_splits equal parts of the keys, so that a long context with few rows
  * still fills the chip; attention_merge puts the parts together. Each key and value comes from
  * memory once for the 8 heads; the arithmetic is float32.
- * Prefill over 16-bit caches (attention_mma_*): a block takes 64 (row, head) pairs of one sequence
- * and one KV head, 16 a warp. Scores and weighted values are tensor-core products; the weights go
- * from one to the other in registers. All use the online softmax. */
-#include "common.cuh"
+ * Prefill over caches of 16 and 8 bits (attention_mma_*): a block takes 64 (row, head) pairs of one
+ * sequence and one KV head, 16 a warp. Scores and weighted values are tensor-core products; the
+ * weights go from one to the other in registers. All use the online softmax. */
+#include "kv_formats.cuh"
 
 /* Positions first <= p < end that a row attends to; end = 0: none. */
 struct visible {
@@ -49,8 +49,22 @@ DEVICE int64_t token_place(const cuda_attention_args &a, const cuda_plane &plane
 
 template <int DTYPE> DEVICE float cache_value(const void *base, uint64_t index) {
   if (DTYPE == CUDA_F32) return ((const float *)base)[index];
+  if (DTYPE == CUDA_F8) return e4m3_value(((const uint8_t *)base)[index]);
+  if (DTYPE == CUDA_I8) return (float)((const int8_t *)base)[index];
   const uint16_t bits = ((const uint16_t *)base)[index];
   return DTYPE == CUDA_F16 ? f16_value(bits) : bf16_value(bits);
+}
+
+/* Four neighbouring elements of 8 bits. */
+template <int DTYPE>
+DEVICE void byte_values(const cuda_plane &plane, int64_t place, uint32_t at, float *v) {
+  const uint32_t raw = *(const uint32_t *)((const uint8_t *)plane.base + place + at);
+  const float scale = DTYPE == CUDA_I8 ? *scale_of(plane, (uint64_t)place) : 1.0f;
+#pragma unroll
+  for (int e = 0; e < 4; e++) {
+    const uint8_t byte = (uint8_t)(raw >> 8 * e);
+    v[e] = DTYPE == CUDA_I8 ? (float)(int8_t)byte * scale : e4m3_value(byte);
+  }
 }
 
 /* A chunk of CUDA_SIMT_KEYS tokens of one plane as float32 rows in shared memory; tokens that are
@@ -66,6 +80,8 @@ DEVICE void load_chunk(float (*to)[WIDTH + 1], const cuda_plane &plane, const in
       if (places[key] >= 0 && DTYPE == CUDA_F32) {
         const float4 raw = *(const float4 *)((const float *)plane.base + places[key] + at);
         v[0] = raw.x, v[1] = raw.y, v[2] = raw.z, v[3] = raw.w;
+      } else if (places[key] >= 0 && (DTYPE == CUDA_F8 || DTYPE == CUDA_I8)) {
+        byte_values<DTYPE>(plane, places[key], at, v);
       } else if (places[key] >= 0) {
         const uint2 raw = *(const uint2 *)((const uint16_t *)plane.base + places[key] + at);
         const uint32_t words[2] = {raw.x, raw.y};
@@ -83,8 +99,9 @@ DEVICE void load_chunk(float (*to)[WIDTH + 1], const cuda_plane &plane, const in
   }
   for (uint32_t i = threadIdx.x; i < CUDA_SIMT_KEYS * width; i += CUDA_SIMT_THREADS) {
     const int64_t place = places[i / width];
-    to[i / width][i % width] =
-        place < 0 ? 0.0f : cache_value<DTYPE>(plane.base, (uint64_t)place + i % width);
+    float value = place < 0 ? 0.0f : cache_value<DTYPE>(plane.base, (uint64_t)place + i % width);
+    if (DTYPE == CUDA_I8 && place >= 0) value *= *scale_of(plane, (uint64_t)place);
+    to[i / width][i % width] = value;
   }
 }
 
@@ -199,6 +216,10 @@ SIMT_KERNEL(f16, CUDA_F16, 128)
 SIMT_KERNEL(f16, CUDA_F16, 256)
 SIMT_KERNEL(bf16, CUDA_BF16, 128)
 SIMT_KERNEL(bf16, CUDA_BF16, 256)
+SIMT_KERNEL(f8, CUDA_F8, 128)
+SIMT_KERNEL(f8, CUDA_F8, 256)
+SIMT_KERNEL(i8, CUDA_I8, 128)
+SIMT_KERNEL(i8, CUDA_I8, 256)
 
 /* out(row, head) from its n_splits parts. Block (row, head). */
 KERNEL(attention_merge, cuda_attention_args, CUDA_SIMT_THREADS) {
@@ -234,6 +255,30 @@ template <bool BF16> DEVICE uint32_t pack_cache(float low, float high) {
   return pack_f16(low, high);
 }
 
+/* The same of a plane of 8 bits, which becomes f16: exact for e4m3; of int8 what f16 cannot hold
+ * becomes its largest number. */
+template <int DTYPE, int WIDTH>
+DEVICE void load_bytes(uint16_t (*to)[WIDTH + 8], const cuda_plane &plane, const int64_t *places,
+                       uint32_t width, bool vectors) {
+  for (uint32_t i = threadIdx.x; i < MMA_KEYS * WIDTH / 4; i += CUDA_MMA_THREADS) {
+    const uint32_t key = i / (WIDTH / 4), at = i % (WIDTH / 4) * 4;
+    float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (places[key] >= 0 && vectors && at < width) {
+      byte_values<DTYPE>(plane, places[key], at, v);
+    } else if (places[key] >= 0 && at < width) {
+      const float scale = DTYPE == CUDA_I8 ? *scale_of(plane, (uint64_t)places[key]) : 1.0f;
+#pragma unroll
+      for (uint32_t e = 0; e < 4; e++)
+        if (at + e < width)
+          v[e] = cache_value<DTYPE>(plane.base, (uint64_t)places[key] + at + e) * scale;
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      if (fabsf(v[e]) > 65504.0f) v[e] = copysignf(65504.0f, v[e]);
+    *(uint2 *)&to[key][at] = make_uint2(pack_f16(v[0], v[1]), pack_f16(v[2], v[3]));
+  }
+}
+
 /* MMA_KEYS tokens of a plane as halves in shared memory, zeros beyond width and for tokens that are
  * not there. Without bf16 products a bf16 cache is turned into f16. */
 template <bool BF16, int WIDTH>
@@ -262,9 +307,19 @@ DEVICE void load_halves(uint16_t (*to)[WIDTH + 8], const cuda_plane &plane, cons
   }
 }
 
+template <int DTYPE, int WIDTH>
+DEVICE void load_tile(uint16_t (*to)[WIDTH + 8], const cuda_plane &plane, const int64_t *places,
+                      uint32_t width, bool vectors) {
+  if constexpr (DTYPE == CUDA_F8 || DTYPE == CUDA_I8)
+    load_bytes<DTYPE, WIDTH>(to, plane, places, width, vectors);
+  else
+    load_halves<DTYPE == CUDA_BF16, WIDTH>(to, plane, places, width, vectors);
+}
+
 /* Block (tile of pairs, KV head): tiles are dealt to the sequences in order, each sequence starting
  * a new one. Lane (g, t) of a warp holds the pairs g and g + 8 of its 16. */
-template <bool BF16, int WIDTH> DEVICE void attention_mma(const cuda_attention_args &a) {
+template <int DTYPE, int WIDTH> DEVICE void attention_mma(const cuda_attention_args &a) {
+  const bool BF16 = DTYPE == CUDA_BF16;
   const int STEPS = WIDTH / 16, TILES = WIDTH / 8;
   __shared__ __align__(16) uint16_t k_tile[MMA_KEYS][WIDTH + 8];
   __shared__ __align__(16) uint16_t v_tile[MMA_KEYS][WIDTH + 8];
@@ -323,8 +378,8 @@ template <bool BF16, int WIDTH> DEVICE void attention_mma(const cuda_attention_a
       v_places[threadIdx.x] = known ? token_place(a, a.v, table, position, kv_head) : -1;
     }
     __syncthreads();
-    load_halves<BF16, WIDTH>(k_tile, a.k, k_places, a.k_width, a.vectors & 1);
-    load_halves<BF16, WIDTH>(v_tile, a.v, v_places, a.v_width, a.vectors & 2);
+    load_tile<DTYPE, WIDTH>(k_tile, a.k, k_places, a.k_width, a.vectors & 1);
+    load_tile<DTYPE, WIDTH>(v_tile, a.v, v_places, a.v_width, a.vectors & 2);
     __syncthreads();
     float scores[MMA_KEYS / 8][4] = {};
 #pragma unroll
@@ -399,11 +454,15 @@ template <bool BF16, int WIDTH> DEVICE void attention_mma(const cuda_attention_a
   }
 }
 
-#define MMA_KERNEL(name, BF16, WIDTH)                                                              \
+#define MMA_KERNEL(name, DTYPE, WIDTH)                                                             \
   KERNEL(attention_mma_##name##_##WIDTH, cuda_attention_args, CUDA_MMA_THREADS) {                  \
-    attention_mma<BF16, WIDTH>(a);                                                                 \
+    attention_mma<DTYPE, WIDTH>(a);                                                                \
   }
-MMA_KERNEL(f16, false, 64)
-MMA_KERNEL(f16, false, 128)
-MMA_KERNEL(bf16, true, 64)
-MMA_KERNEL(bf16, true, 128)
+MMA_KERNEL(f16, CUDA_F16, 64)
+MMA_KERNEL(f16, CUDA_F16, 128)
+MMA_KERNEL(bf16, CUDA_BF16, 64)
+MMA_KERNEL(bf16, CUDA_BF16, 128)
+MMA_KERNEL(f8, CUDA_F8, 64)
+MMA_KERNEL(f8, CUDA_F8, 128)
+MMA_KERNEL(i8, CUDA_I8, 64)
+MMA_KERNEL(i8, CUDA_I8, 128)

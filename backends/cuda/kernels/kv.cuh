@@ -1,15 +1,72 @@
 /* The KV cache: writing rows into slots, moving tokens to and from the wire layout, copying blocks.
  * Equal formats are moved as bits. A warp takes one head of one token. */
-#include "common.cuh"
+#include "kv_formats.cuh"
 
-DEVICE void move_element(void *to, uint64_t to_index, uint32_t to_dtype, const void *from,
-                         uint64_t from_index, uint32_t from_dtype) {
-  if (to_dtype != from_dtype)
-    store_element(to, to_index, to_dtype, load_element(from, from_index, from_dtype));
-  else if (to_dtype == CUDA_F32)
-    ((uint32_t *)to)[to_index] = ((const uint32_t *)from)[from_index];
+/* One head of one token; the scale is of int8 rows. */
+struct kv_row {
+  uint8_t *base;
+  uint64_t element;
+  float *scale;
+  uint32_t dtype;
+};
+
+DEVICE kv_row cache_row(const cuda_plane &plane, uint32_t dtype, uint64_t place) {
+  kv_row row = {(uint8_t *)plane.base, place, nullptr, dtype};
+  if (dtype == CUDA_I8) row.scale = (float *)scale_of(plane, place);
+  return row;
+}
+
+DEVICE float load_row(const kv_row &from, uint32_t i) {
+  const uint64_t index = from.element + i;
+  if (from.dtype == CUDA_I8) return (float)((const int8_t *)from.base)[index] * *from.scale;
+  if (from.dtype == CUDA_F8) return e4m3_value(from.base[index]);
+  return load_element(from.base, index, from.dtype);
+}
+
+DEVICE void copy_element(const kv_row &to, const kv_row &from, uint32_t i) {
+  if (to.dtype == CUDA_F32)
+    ((uint32_t *)to.base)[to.element + i] = ((const uint32_t *)from.base)[from.element + i];
+  else if (to.dtype == CUDA_I8 || to.dtype == CUDA_F8)
+    to.base[to.element + i] = from.base[from.element + i];
   else
-    ((uint16_t *)to)[to_index] = ((const uint16_t *)from)[from_index];
+    ((uint16_t *)to.base)[to.element + i] = ((const uint16_t *)from.base)[from.element + i];
+}
+
+/* The scale of a row that is to be int8, found by the whole warp; NaN where it is not finite. */
+DEVICE float row_scale(const kv_row &from, uint32_t width) {
+  uint32_t largest = 0;
+  for (uint32_t i = threadIdx.x % 32; i < width; i += 32) {
+    const uint32_t magnitude = __float_as_uint(load_row(from, i)) & 0x7fffffffu;
+    if (magnitude > largest) largest = magnitude;
+  }
+  largest = warp_max(largest);
+  if (largest >= 0x7f800000u) return __uint_as_float(0x7fc00000u);
+  const float scale = __uint_as_float(largest) / 127.0f;
+  return scale < 1.17549435e-38f ? 0.0f : scale;
+}
+
+/* The lanes of a warp share the row. */
+DEVICE void move_row(const kv_row &to, const kv_row &from, uint32_t width) {
+  const uint32_t lane = threadIdx.x % 32;
+  if (to.dtype == from.dtype) {
+    for (uint32_t i = lane; i < width; i += 32)
+      copy_element(to, from, i);
+    if (to.scale && lane == 0) *to.scale = *from.scale;
+  } else if (to.dtype == CUDA_I8) {
+    const float scale = row_scale(from, width), inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    for (uint32_t i = lane; i < width; i += 32)
+      to.base[to.element + i] =
+          inverse > 0.0f ? (uint8_t)(int8_t)rintf(load_row(from, i) * inverse) : 0;
+    if (lane == 0) *to.scale = scale;
+  } else {
+    for (uint32_t i = lane; i < width; i += 32) {
+      const float value = load_row(from, i);
+      if (to.dtype == CUDA_F8)
+        to.base[to.element + i] = e4m3_bits(value);
+      else
+        store_element(to.base, to.element + i, to.dtype, value);
+    }
+  }
 }
 
 /* x(n, n_heads, width) into the slots(n) of one plane. Block (row); its warps share the heads. */
@@ -19,10 +76,10 @@ KERNEL(kv_write, cuda_kv_write_args, CUDA_THREADS) {
   const uint64_t token = (uint64_t)slot / a.block_tokens * a.cache.block_stride +
                          (uint64_t)slot % a.block_tokens * a.cache.token_stride;
   const uint64_t from = (uint64_t)blockIdx.x * a.x.stride;
-  for (uint32_t head = threadIdx.x / 32; head < a.n_heads; head += CUDA_THREADS / 32)
-    for (uint32_t i = threadIdx.x % 32; i < a.width; i += 32)
-      move_element(a.cache.base, token + head * a.cache.head_stride + i, a.cache_dtype, a.x.base,
-                   from + (uint64_t)head * a.width + i, a.x_dtype);
+  for (uint32_t head = threadIdx.x / 32; head < a.n_heads; head += CUDA_THREADS / 32) {
+    const kv_row x = {(uint8_t *)a.x.base, from + (uint64_t)head * a.width, nullptr, a.x_dtype};
+    move_row(cache_row(a.cache, a.cache_dtype, token + head * a.cache.head_stride), x, a.width);
+  }
 }
 
 /* The tokens that a range may really move: none that lies outside the table or the wire. */
@@ -34,8 +91,9 @@ DEVICE uint32_t range_tokens(const void *range, uint64_t table_tokens, uint64_t 
   return (uint32_t)(n < wire_tokens ? n : wire_tokens);
 }
 
-/* wire = K (n_heads, n, k_width) then V (n_heads, n, v_width) of the n tokens in range. Warps walk
- * over the rows (plane, head, token). */
+/* wire = K (n_heads, n, k_width) then V (n_heads, n, v_width) of the n tokens in range, each
+ * followed by the scales of its rows where the wire is int8. Warps walk over the rows (plane, head,
+ * token). */
 KERNEL(kv_move, cuda_kv_move_args, CUDA_THREADS) {
   const uint32_t n = range_tokens(a.range, a.table_blocks * a.block_tokens, a.wire_tokens);
   const uint64_t first = n ? (uint64_t)((const int32_t *)a.range)[0] : 0;
@@ -50,15 +108,18 @@ KERNEL(kv_move, cuda_kv_move_args, CUDA_THREADS) {
     if (block < 0 || (uint64_t)block >= a.n_blocks) continue;
     const uint32_t width = second ? a.v_width : a.k_width;
     const cuda_plane &plane = second ? a.v : a.k;
-    const uint64_t wire = (second ? plane_rows * a.k_width : 0) + in_plane * width;
-    const uint64_t cache = (uint64_t)block * plane.block_stride + in_plane / n * plane.head_stride +
+    const uint64_t k_bytes = a.k_width + (a.wire_dtype == CUDA_I8 ? sizeof(float) : 0);
+    const uint64_t start = second ? plane_rows * k_bytes : 0;
+    const uint64_t place = (uint64_t)block * plane.block_stride + in_plane / n * plane.head_stride +
                            token % a.block_tokens * plane.token_stride;
-    for (uint32_t i = threadIdx.x % 32; i < width; i += 32) {
-      if (a.to_wire)
-        move_element(a.wire, wire + i, a.wire_dtype, plane.base, cache + i, a.cache_dtype);
-      else
-        move_element(plane.base, cache + i, a.cache_dtype, a.wire, wire + i, a.wire_dtype);
-    }
+    const kv_row cached = cache_row(plane, a.cache_dtype, place);
+    kv_row wired = {(uint8_t *)a.wire, start + in_plane * width, nullptr, a.wire_dtype};
+    if (a.wire_dtype == CUDA_I8)
+      wired.scale = (float *)(wired.base + start + plane_rows * width) + in_plane;
+    if (a.to_wire)
+      move_row(wired, cached, width);
+    else
+      move_row(cached, wired, width);
   }
 }
 
