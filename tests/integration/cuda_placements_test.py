@@ -55,8 +55,8 @@ class CudaPlacementsTest(unittest.TestCase):
                 result = self.run_on(DEMO_F32, prompt, 8, prefill, decode, "--kv-dtype", "f32")
                 self.assertEqual(result["tokens"], expected[: len(result["tokens"])])
 
-    def test_the_q8_0_demo_model_runs_on_smaller_caches(self) -> None:
-        for kv_dtype in ("f16", "bf16", "fp8", "int8"):
+    def test_the_q8_0_demo_model_runs_on_a_16_bit_cache(self) -> None:
+        for kv_dtype in ("f16", "bf16"):
             result = self.run_on(DEMO_Q8_0, "ROMEO:\nBut soft, what light through yonder window", 4, "cuda:0", "cpu:0",
                                  "--kv-dtype", kv_dtype)
             self.assertEqual(len(result["tokens"]), 4)

@@ -3,11 +3,12 @@ alone and after a transfer that converts; and what the rounding itself costs aga
 
 from __future__ import annotations
 
+import os
 import unittest
 from pathlib import Path
 
 import numpy as np
-from program import DEMO_F32, consort, consort_json, devices, scratch
+from program import DEMO_F32, DEMO_Q8_0, consort, consort_json, devices, scratch
 
 import compare
 import make_model
@@ -21,6 +22,7 @@ CONVERTED_LIMIT = 1e-5
 # A layer's rows lose (largest / rms)^2 / (12 * 127^2) of their power in int8, 5e-5 where the largest element is three times the
 # usual one, and 2^-8 / 3 = 1.3e-3 at most in fp8. Attention averages over keys, and logits are mostly not of what it adds.
 LOSS_LIMITS = {"int8": 1e-4, "fp8": 2e-3}
+INT8_MATMUL_LIMIT = 3e-4  # of logits, with int8 activations
 
 
 def rounded_e4m3(x: np.ndarray) -> np.ndarray:
@@ -135,14 +137,25 @@ class KvDtypeTest(unittest.TestCase):
                         self.assertLessEqual(result.nmse, CONVERTED_LIMIT)
                         self.assertEqual(result.n_wrong, 0)
 
-    def test_a_device_without_the_format_says_so_in_one_line(self) -> None:
-        without = [name for name in devices() if name not in self.devices_with("int8")]
-        if not without:
-            self.skipTest("every device here has int8 KV")
-        done = consort("logits", self.models[0][0], "--tokens", "1,2,3", "--device", without[0], "--kv-dtype", "int8", "--fallback",
-                       "strict", "-o", scratch() / "none.npy")
-        self.assertEqual(done.returncode, 1)
-        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+    def test_a_device_without_the_format_says_so_or_has_another(self) -> None:
+        """The simulated NPU has KV in f32 and f16, and matmuls in int8: its own ops on KV go to the host, with the reason in one
+        line, or it keeps f16 and the host turns that into int8 on the way."""
+        development = Path(os.environ["CONSORT_TEST_BUILD"], "lib/consort/plugins-development")
+        if not (development / "consort-npu-sim.so").exists():
+            self.skipTest("this build has no simulated NPU")
+        env = {"CONSORT_PLUGIN_PATH": str(development)}
+        tokens, out = list(range(5, 45)), scratch() / "npu.npy"
+        expected = reference.Reference(GgufFile.open(DEMO_Q8_0)).forward(tokens)
+        for more, falls_back in (([], True), (["--prefill-kv-dtype", "f16"], False)):
+            done = consort("logits", DEMO_Q8_0, "--tokens", ",".join(map(str, tokens)), "--prefill", "npu-sim:0", "--decode", "cpu:0",
+                           "--split", 17, "--kv-dtype", "int8", *more, "-o", out, env=env)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            lines = [line for line in done.stderr.splitlines() if "kv_write" in line]
+            self.assertEqual(bool(lines), falls_back, done.stderr)
+            self.assertTrue(all("KV is F32 or F16" in line for line in lines), done.stderr)
+            result = compare.compare(np.load(out), expected, INT8_MATMUL_LIMIT + LOSS_LIMITS["int8"])
+            self.assertLessEqual(result.nmse, INT8_MATMUL_LIMIT + LOSS_LIMITS["int8"])
+            self.assertEqual(result.n_wrong, 0)
 
     def test_the_demo_model_keeps_its_answer(self) -> None:
         """Teacher-forced: the likeliest token of an int8 cache is that of f32 outside near ties, on the prompt's every position."""
