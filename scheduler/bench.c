@@ -115,13 +115,17 @@ static int32_t *random_tokens(uint32_t n_tokens, uint32_t n_vocab) {
 }
 
 /* Prefill: prompt tokens until the first token. Decode: tokens after the first, of all sequences
- * together. */
+ * together, from the first one's first token to the last one's last. Their own rates must not be
+ * added up: sequences that begin one after the other do not share all steps. */
 static double rate_of(const bench_test *test, const consort_generate_result *results) {
   if (test->n_output == 1) return test->n_prompt * 1e3 / results[0].ttft_ms;
-  double rate = 0;
-  for (uint32_t i = 0; i < test->n_batch; i++)
-    rate += 1e3 / results[i].tpot_ms;
-  return rate;
+  const uint32_t n_after = test->n_output - 1;
+  double begin_ms = results[0].ttft_ms, end_ms = 0;
+  for (uint32_t i = 0; i < test->n_batch; i++) {
+    begin_ms = fmin(begin_ms, results[i].ttft_ms);
+    end_ms = fmax(end_ms, results[i].ttft_ms + results[i].tpot_ms * n_after);
+  }
+  return (double)n_after * test->n_batch * 1e3 / (end_ms - begin_ms);
 }
 
 static cs_status run_once(const bench_test *test, double *rate, cs_error *error) {
@@ -206,13 +210,12 @@ static int compare_numbers(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* Tokens decoded one at a time, each after one pass of the reader. A share above one says that the
- * pass was disturbed: the token is the faster measurement of the limit then. */
+/* One sequence's tokens decoded one at a time, each after one pass of the reader. A share above one
+ * says that the pass was disturbed: the token is the faster measurement of the limit then. */
 static cs_status run_pairs(const bench_test *test, cs_bench_limits *limits,
                            consort_bench_result *result, cs_error *error) {
-  const double bytes = limits->reads_weights
-                           ? (double)cs_host_reader_bytes(limits->reader) / test->n_batch
-                           : bytes_per_token(test);
+  const double bytes =
+      limits->reads_weights ? (double)cs_host_reader_bytes(limits->reader) : bytes_per_token(test);
   bench_test token = *test;
   token.n_output = 2;
   double shares[PAIRS];
@@ -286,7 +289,7 @@ static cs_status run_test(bench_test *test, consort_bench_result *result, cs_err
                                    .compute_flop_per_s = NAN,
                                    .bandwidth_fraction_low = NAN,
                                    .bandwidth_fraction_high = NAN};
-  if (status == CS_OK && limits.reader && test->n_output > 1)
+  if (status == CS_OK && limits.reader && test->n_output > 1 && test->n_batch == 1)
     status = run_pairs(test, &limits, result, error);
   if (status == CS_OK) fill_result(test, &limits, result);
   cs_bench_limits_finish(&limits);

@@ -239,6 +239,12 @@ class Commands(unittest.TestCase):
         self.assertLessEqual(share["bandwidth_fraction"], share["bandwidth_fraction_high"])
         self.assertLessEqual(share["bandwidth_fraction_high"], 1)
 
+    def test_bench_compares_single_tokens_of_one_sequence_only(self) -> None:
+        result = run_json("bench", self.model, "-p", "16", "-n", "4", "-r", "1", "-b", "2", *self.placed())
+        test = result["results"][1]
+        self.assertEqual((test["test"], test["bandwidth_fraction_low"]), ("tg4 b2", None))
+        self.assertGreater(test["bandwidth_fraction"], 0)
+
     def test_bench_without_limits_tells_rates_alone(self) -> None:
         result = run_json("bench", self.model, "-p", "16", "-n", "4", "-r", "1", "--no-limits", *self.placed())
         for test in result["results"]:
