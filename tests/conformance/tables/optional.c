@@ -106,7 +106,7 @@ static void spoil(const cs_plugin_device *device, cs_op_time *time) {
   const cs_op_time right = *time;
   if (tables_break(device, "profile-op")) time->op_id++;
   if (tables_break(device, "profile-backwards")) time->end_ns = time->begin_ns - 1;
-  if (tables_break(device, "profile-overlap")) time->begin_ns -= 20000;
+  if (tables_break(device, "profile-overlap")) time->begin_ns -= 10000000;
   if (tables_break(device, "profile-slow")) {
     time->begin_ns *= 1000;
     time->end_ns = time->begin_ns + (right.end_ns - right.begin_ns + 10000) * 1000;
