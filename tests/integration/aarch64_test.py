@@ -12,8 +12,8 @@ import unittest
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2]
-ROOT = SOURCE / "build/aarch64/root"
-LIBRARIES = ROOT / "usr/lib/aarch64-linux-gnu"
+SYSROOT = SOURCE / "build/aarch64/sysroot"
+LIBRARIES = SYSROOT / "usr/lib/aarch64-linux-gnu"
 BUILD = Path(os.environ["CONSORT_TEST_BUILD"]) / "aarch64"
 HOST_PROGRAM = os.environ["CONSORT_TEST_PROGRAM"]
 UNIT_TESTS = ("cpu_device_test", "cpu_matmul_test", "cpu_ops_test", "cpu_attention_test")
@@ -115,6 +115,6 @@ class WholeModelTest(unittest.TestCase):
 if __name__ == "__main__":
     need(shutil.which("aarch64-linux-gnu-gcc"), "aarch64-linux-gnu-gcc")
     need(shutil.which("qemu-aarch64"), "qemu-aarch64")
-    need(LIBRARIES.exists(), "libraries for arm64 in build/aarch64/root")
+    need(LIBRARIES.exists(), "libraries for arm64 in build/aarch64/sysroot")
     build()
     unittest.main(verbosity=2)
