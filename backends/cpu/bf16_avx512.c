@@ -36,12 +36,4 @@ INLINE void half_tile(const int is_f16, uint32_t rows, const uint32_t *panel,
 }
 #undef HALF_ROWS
 
-void cpu_bf16_tile_f16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
-                       size_t n_pairs, float *out) {
-  half_tile(1, rows, panel, weights, n_pairs, out);
-}
-
-void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
-                        size_t n_pairs, float *out) {
-  half_tile(0, rows, panel, weights, n_pairs, out);
-}
+#include "bf16_table.h"

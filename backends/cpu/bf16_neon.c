@@ -54,12 +54,4 @@ INLINE void half_tile(const int is_f16, uint32_t rows, const uint32_t *panel,
     half_rows(1, is_f16, rows, panel + r, weights, n_pairs, out + CPU_PANEL_COLUMNS * r);
 }
 
-void cpu_bf16_tile_f16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
-                       size_t n_pairs, float *out) {
-  half_tile(1, rows, panel, weights, n_pairs, out);
-}
-
-void cpu_bf16_tile_bf16(uint32_t rows, const uint32_t *panel, const uint16_t *weights,
-                        size_t n_pairs, float *out) {
-  half_tile(0, rows, panel, weights, n_pairs, out);
-}
+#include "bf16_table.h"

@@ -9,14 +9,14 @@
 #include "consort/types.h"
 
 const cpu_block_format cpu_block_formats[CPU_N_BLOCK_FORMATS] = {
-    [CPU_Q8_0] = {CS_DTYPE_Q8_0, 8, 128, CPU_SCALES_F16, 1},
-    [CPU_Q4_0] = {CS_DTYPE_Q4_0, 4, 8, CPU_SCALES_F16, 1},
-    [CPU_Q4_1] = {CS_DTYPE_Q4_1, 4, 0, CPU_SCALES_F16_MIN, 1},
-    [CPU_Q5_0] = {CS_DTYPE_Q5_0, 5, 16, CPU_SCALES_F16, 1},
-    [CPU_Q5_1] = {CS_DTYPE_Q5_1, 5, 0, CPU_SCALES_F16_MIN, 1},
-    [CPU_Q4_K] = {CS_DTYPE_Q4_K, 4, 0, CPU_SCALES_K, CPU_SUPER},
-    [CPU_Q5_K] = {CS_DTYPE_Q5_K, 5, 0, CPU_SCALES_K, CPU_SUPER},
-    [CPU_Q6_K] = {CS_DTYPE_Q6_K, 6, 32, CPU_SCALES_HALVES, CPU_SUPER},
+    [CPU_Q8_0] = {CS_DTYPE_Q8_0, 8, CPU_SCALES_F16, 1},
+    [CPU_Q4_0] = {CS_DTYPE_Q4_0, 4, CPU_SCALES_F16, 1},
+    [CPU_Q4_1] = {CS_DTYPE_Q4_1, 4, CPU_SCALES_F16_MIN, 1},
+    [CPU_Q5_0] = {CS_DTYPE_Q5_0, 5, CPU_SCALES_F16, 1},
+    [CPU_Q5_1] = {CS_DTYPE_Q5_1, 5, CPU_SCALES_F16_MIN, 1},
+    [CPU_Q4_K] = {CS_DTYPE_Q4_K, 4, CPU_SCALES_K, CPU_SUPER},
+    [CPU_Q5_K] = {CS_DTYPE_Q5_K, 5, CPU_SCALES_K, CPU_SUPER},
+    [CPU_Q6_K] = {CS_DTYPE_Q6_K, 6, CPU_SCALES_HALVES, CPU_SUPER},
 };
 
 uint32_t cpu_block_index(uint32_t dtype) {
@@ -185,16 +185,20 @@ float cpu_block_min(cpu_scales kind, const unsigned char *scales, size_t b, uint
   return -load_half(scales + 32, c) * (float)scales[192 + 16 * b + c];
 }
 
+void cpu_block_column(uint32_t bits, cpu_scales kind, const void *quants, const void *scales,
+                      size_t b, uint32_t c, float *out) {
+  const float min = cpu_block_min(kind, scales, b, c);
+  for (uint32_t i = 0; i < CPU_BLOCK; i++) {
+    const float scale = cpu_block_scale(kind, scales, b, c, i / 16);
+    const int32_t quant = cpu_block_quant(bits, quants, c, i) - cpu_block_zero(bits, kind);
+    out[i] = scale * (float)quant + min;
+  }
+}
+
 void cpu_block_values(const cpu_block_format *format, const unsigned char *panel, size_t b,
                       uint32_t c, float *out) {
   const size_t in_group = b % cpu_group_blocks(format->scales);
   const unsigned char *group = panel + cpu_blocks_bytes(format->bits, format->scales, b - in_group);
-  const unsigned char *block = group + in_group * cpu_quant_bytes(format->bits);
-  const unsigned char *scales = group + cpu_group_scales(format->bits, format->scales);
-  const float min = cpu_block_min(format->scales, scales, in_group, c);
-  for (uint32_t i = 0; i < CPU_BLOCK; i++) {
-    const float scale = cpu_block_scale(format->scales, scales, in_group, c, i / 16);
-    const int32_t quant = cpu_block_quant(format->bits, block, c, i) - format->zero;
-    out[i] = scale * (float)quant + min;
-  }
+  cpu_block_column(format->bits, format->scales, group + in_group * cpu_quant_bytes(format->bits),
+                   group + cpu_group_scales(format->bits, format->scales), in_group, c, out);
 }

@@ -50,7 +50,6 @@ typedef enum cpu_scales {
 typedef struct cpu_block_format {
   uint32_t dtype;
   uint32_t bits;
-  int32_t zero;
   cpu_scales scales;
   uint32_t file_blocks; /* blocks of 32 in one of the file's */
 } cpu_block_format;
@@ -104,6 +103,12 @@ typedef enum cpu_x_extra {
 static inline cpu_x_extra cpu_x_extra_of(cpu_scales scales) {
   if (scales == CPU_SCALES_HALVES) return CPU_X_STARTS;
   return scales == CPU_SCALES_F16 ? CPU_X_START : CPU_X_SUM;
+}
+
+/* What is taken from a quant before it meets its scale: half its range where there are no minima.
+ */
+static inline int32_t cpu_block_zero(uint32_t bits, cpu_scales scales) {
+  return cpu_x_extra_of(scales) == CPU_X_SUM ? 0 : 1 << (bits - 1);
 }
 
 static inline bool cpu_x_is_super(cpu_x_extra extra) {
@@ -193,7 +198,11 @@ extern const cpu_block_kernels cpu_blocks_neon, cpu_blocks_neon_dotprod, cpu_blo
  */
 void cpu_block_pack(const cpu_block_format *format, const unsigned char *file_block, size_t first,
                     uint32_t c, unsigned char *panel);
-/* The 32 values of block b of column c. */
+/* The 32 values of column c of a block, from its quants and the scales of its group, of which it is
+ * block b. */
+void cpu_block_column(uint32_t bits, cpu_scales kind, const void *quants, const void *scales,
+                      size_t b, uint32_t c, float *out);
+/* The same of block b of a panel. */
 void cpu_block_values(const cpu_block_format *format, const unsigned char *panel, size_t b,
                       uint32_t c, float *out);
 

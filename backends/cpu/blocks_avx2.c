@@ -18,4 +18,4 @@ INLINE ints dot(const uint32_t bits, ints sums, ints w, ints x) {
 
 #include "blocks_avx2.h"
 
-const cpu_block_kernels cpu_blocks_avx2 = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_avx2 = {BLOCKS_OFFSETS, BLOCKS_TABLE};

@@ -24,7 +24,7 @@ INLINE ints dot(const uint32_t bits, ints sums, ints w, ints x) {
 #include "blocks_avx2.h"
 
 #ifdef __AVX512VNNI__
-const cpu_block_kernels cpu_blocks_avx2vnni_evex = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_avx2vnni_evex = {BLOCKS_OFFSETS, BLOCKS_TABLE};
 #else
-const cpu_block_kernels cpu_blocks_avx2vnni = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_avx2vnni = {BLOCKS_OFFSETS, BLOCKS_TABLE};
 #endif

@@ -11,6 +11,7 @@
 #include "kernels.h"
 
 #define PREFETCH_ROWS 4
+#define Q8_OFFSET     128
 
 /* 8 blocks under one scale. */
 static void quantize_super(const float *x, uint32_t row, uint32_t rows, cpu_x_extra extra,
@@ -267,9 +268,10 @@ INLINE void block_rows(const int rows, const uint32_t bits, const cpu_scales kin
 }
 
 /* Values of one block: the bytes of a word are four elements. */
-INLINE void block_floats(const uint32_t bits, const cpu_scales kind, int32_t zero,
-                         const char *weights, const char *scales, size_t b, float *out) {
+INLINE void block_floats(const uint32_t bits, const cpu_scales kind, const char *weights,
+                         const char *scales, size_t b, float *out) {
   const bool has_min = cpu_x_extra_of(kind) == CPU_X_SUM;
+  const __m512i zero = _mm512_set1_epi32(cpu_block_zero(bits, kind));
   const __m512 min = has_min ? min_of(kind, scales, b) : _mm512_setzero_ps();
   UNROLL for (int j = 0; j < 8; j++) {
     const __m512 scale = scale_of(kind, scales, b, j / 4);
@@ -277,49 +279,19 @@ INLINE void block_floats(const uint32_t bits, const cpu_scales kind, int32_t zer
     UNROLL for (int k = 0; k < 4; k++, out += CPU_PANEL_COLUMNS) {
       const __m512i byte =
           _mm512_and_si512(_mm512_srli_epi32(quants, (unsigned)(8 * k)), _mm512_set1_epi32(255));
-      const __m512 value =
-          _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(byte, _mm512_set1_epi32(zero))), scale);
+      const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(byte, zero)), scale);
       _mm512_storeu_ps(out, has_min ? _mm512_add_ps(value, min) : value);
     }
   }
 }
 
-INLINE void panel_floats(const uint32_t bits, const cpu_scales kind, int32_t zero,
-                         const char *weights, size_t n_blocks, float *out) {
-  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
-  while (n_blocks > 0) {
-    const char *scales = weights + group * quant_bytes;
-    const size_t n = n_blocks < group ? n_blocks : group;
-    for (size_t b = 0; b < n; b++, out += CPU_BLOCK * CPU_PANEL_COLUMNS)
-      block_floats(bits, kind, zero, weights + b * quant_bytes, scales, b, out);
-    weights = scales + cpu_scale_bytes(kind);
-    n_blocks -= n;
-  }
-}
-
 #define BLOCK_ROWS(constant) block_rows(constant, bits, kind, panel, weights, n_blocks, out)
 INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows, const void *panel,
-                       const void *weights, size_t n_blocks, float *out){PANEL_CASES(BLOCK_ROWS)}
+                       const void *weights, size_t n_blocks, float *out) {
+  PANEL_CASES(BLOCK_ROWS)
+}
 #undef BLOCK_ROWS
 
-#define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
-                          float *out) {                                                            \
-    block_tile(bits, kind, rows, panel, weights, n_blocks, out);                                   \
-  }                                                                                                \
-  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
-    panel_floats(bits, kind, cpu_block_formats[index].zero, weights, n_blocks, out);               \
-  }
+#include "blocks_table.h"
 
-CPU_BLOCK_TABLE(BLOCK_KERNELS)
-
-#define TILE(name, index, bits, kind)   [index] = tile_##name,
-#define FLOATS(name, index, bits, kind) [index] = floats_##name,
-
-    const cpu_block_kernels cpu_blocks_avx512 = {
-        .offset = {[CPU_Q8_0] = 128, [CPU_Q4_0] = 8, [CPU_Q5_0] = 16, [CPU_Q6_K] = 32},
-        .has_super = true,
-        .quantize_row = quantize_row,
-        .tile = {CPU_BLOCK_TABLE(TILE)},
-        .floats = {CPU_BLOCK_TABLE(FLOATS)},
-};
+const cpu_block_kernels cpu_blocks_avx512 = {BLOCKS_OFFSETS, .has_super = true, BLOCKS_TABLE};

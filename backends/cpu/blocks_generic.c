@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "blocks.h"
+#include "vector.h"
 
 static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t rows,
                          cpu_x_extra extra, int32_t offset, void *panel) {
@@ -27,10 +28,10 @@ static void quantize_row(const float *x, size_t n_blocks, uint32_t row, uint32_t
   }
 }
 
-static inline __attribute__((always_inline)) void
-tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, const void *panel,
-     const unsigned char *weights, size_t n_blocks, float *out) {
+INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows, const void *panel,
+                       const unsigned char *weights, size_t n_blocks, float *out) {
   const cpu_x_extra extra = cpu_x_extra_of(kind);
+  const int32_t zero = cpu_block_zero(bits, kind);
   for (size_t b = 0; b < n_blocks; b++) {
     const size_t in_group = b % cpu_group_blocks(kind);
     const unsigned char *group = weights + cpu_blocks_bytes(bits, kind, b - in_group);
@@ -59,33 +60,16 @@ tile(const uint32_t bits, const cpu_scales kind, int32_t zero, uint32_t rows, co
   }
 }
 
-static void floats(const cpu_block_format *format, const void *weights, size_t n_blocks,
-                   float *out) {
-  for (size_t b = 0; b < n_blocks; b++)
-    for (uint32_t c = 0; c < CPU_PANEL_COLUMNS; c++) {
-      float values[CPU_BLOCK];
-      cpu_block_values(format, weights, b, c, values);
-      for (size_t i = 0; i < CPU_BLOCK; i++)
-        out[(b * CPU_BLOCK + i) * CPU_PANEL_COLUMNS + c] = values[i];
-    }
+static inline void block_floats(const uint32_t bits, const cpu_scales kind, const char *weights,
+                                const char *scales, size_t b, float *out) {
+  for (uint32_t c = 0; c < CPU_PANEL_COLUMNS; c++) {
+    float values[CPU_BLOCK];
+    cpu_block_column(bits, kind, weights, scales, b, c, values);
+    for (size_t i = 0; i < CPU_BLOCK; i++)
+      out[i * CPU_PANEL_COLUMNS + c] = values[i];
+  }
 }
 
-#define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
-                          float *out) {                                                            \
-    tile(bits, kind, cpu_block_formats[index].zero, rows, panel, weights, n_blocks, out);          \
-  }                                                                                                \
-  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
-    floats(&cpu_block_formats[index], weights, n_blocks, out);                                     \
-  }
+#include "blocks_table.h"
 
-CPU_BLOCK_TABLE(BLOCK_KERNELS)
-
-#define TILE(name, index, bits, kind)   [index] = tile_##name,
-#define FLOATS(name, index, bits, kind) [index] = floats_##name,
-
-const cpu_block_kernels cpu_blocks_generic = {
-    .quantize_row = quantize_row,
-    .tile = {CPU_BLOCK_TABLE(TILE)},
-    .floats = {CPU_BLOCK_TABLE(FLOATS)},
-};
+const cpu_block_kernels cpu_blocks_generic = {BLOCKS_TABLE};

@@ -3,20 +3,25 @@
  * including file defines, beside the lanes of lanes.h:
  *
  *   SIDE_VECTORS, SIDE_ROWS        vectors of columns in a side, and rows that meet it at once
- *   Q8_OFFSET                      what is on top of an 8-bit weight when it meets x: 0 or 128
- *   ints                           a vector with four bytes or an int32 of N_LANES columns, with &
- * | ints_load(from), ints_set8(x), ints_word(from): the same four bytes in every lane ints_shift(v,
- * left)            every byte, right where negative; bits may cross bytes ints_nibble(v, is_high),
- * ints_byte(v, k): of every byte; of every lane, as an int32 lanes_of(v)                    int32
- * to float lanes_word(from), lanes_bytes(from, is_signed): one float in every lane; N_LANES bytes
+ *   Q8_OFFSET                      see blocks_table.h
+ *   ints                           a vector with four bytes or an int32 of N_LANES columns; C's
+ *                                  own operators for "and" and "or" work on it
+ *   ints_load(from)                from memory
+ *   ints_set8(x), ints_word(from)  the same byte, the same four bytes in every lane
+ *   ints_shift(v, left)            every byte, right where negative; bits may cross bytes
+ *   ints_nibble(v, is_high)        of every byte
+ *   ints_byte(v, k)                of every lane, as an int32
+ *   lanes_of(v)                    int32 to float
+ *   lanes_word(from)               one float in every lane
+ *   lanes_bytes(from, is_signed)   N_LANES bytes
  *   part_dots(rows, bits, x, weights, half, n_halves, dots)
  *                                  adds the products of halves `half` on of `rows` rows, CPU_BLOCK
  *                                  bytes apart, with a side's: int32 dots[rows][SIDE_VECTORS]; it
  *                                  gets its weights from quant_word
  *   quantize_row                   of cpu_block_kernels
  *
- * part_dots and quantize_row may follow the inclusion of blocks_quants.h. BLOCKS_TABLE then names
- * the functions in a cpu_block_kernels. */
+ * part_dots and quantize_row may follow the inclusion of blocks_quants.h. BLOCKS_OFFSETS and
+ * BLOCKS_TABLE then fill a cpu_block_kernels. */
 #ifndef CPU_BLOCKS_LANES_H
 #define CPU_BLOCKS_LANES_H
 
@@ -113,52 +118,28 @@ INLINE void block_tile(const uint32_t bits, const cpu_scales kind, uint32_t rows
 }
 
 /* Values of N_LANES columns of one block: the bytes of a word are four elements. */
-INLINE void block_floats(const uint32_t bits, const cpu_scales kind, int32_t zero, size_t column,
-                         const char *weights, const char *scales, size_t b, float *out) {
+INLINE void column_floats(const uint32_t bits, const cpu_scales kind, size_t column,
+                          const char *weights, const char *scales, size_t b, float *out) {
   const bool has_min = cpu_x_extra_of(kind) == CPU_X_SUM;
+  const lanes zero = lanes_set((float)cpu_block_zero(bits, kind));
   const lanes min = has_min ? min_of(kind, scales, b, column) : lanes_set(0);
   UNROLL for (int j = 0; j < 8; j++) {
     const lanes scale = scale_of(kind, scales, b, j / 4, column);
     const ints quants = quant_word(bits, weights + 4 * column, j);
     UNROLL for (int k = 0; k < 4; k++, out += CPU_PANEL_COLUMNS) {
-      lanes value = (lanes_of(ints_byte(quants, k)) - lanes_set((float)zero)) * scale;
+      lanes value = (lanes_of(ints_byte(quants, k)) - zero) * scale;
       if (has_min) value = value + min;
       lanes_store(out + column, value);
     }
   }
 }
 
-INLINE void panel_floats(const uint32_t bits, const cpu_scales kind, int32_t zero,
-                         const char *weights, size_t n_blocks, float *out) {
-  const size_t group = cpu_group_blocks(kind), quant_bytes = cpu_quant_bytes(bits);
-  while (n_blocks > 0) {
-    const char *scales = weights + group * quant_bytes;
-    const size_t n = n_blocks < group ? n_blocks : group;
-    for (size_t b = 0; b < n; b++, out += CPU_BLOCK * CPU_PANEL_COLUMNS)
-      for (size_t column = 0; column < CPU_PANEL_COLUMNS; column += N_LANES)
-        block_floats(bits, kind, zero, column, weights + b * quant_bytes, scales, b, out);
-    weights = scales + cpu_scale_bytes(kind);
-    n_blocks -= n;
-  }
+INLINE void block_floats(const uint32_t bits, const cpu_scales kind, const char *weights,
+                         const char *scales, size_t b, float *out) {
+  for (size_t column = 0; column < CPU_PANEL_COLUMNS; column += N_LANES)
+    column_floats(bits, kind, column, weights, scales, b, out);
 }
 
-#define BLOCK_KERNELS(name, index, bits, kind)                                                     \
-  static void tile_##name(uint32_t rows, const void *panel, const void *weights, size_t n_blocks,  \
-                          float *out) {                                                            \
-    block_tile(bits, kind, rows, panel, weights, n_blocks, out);                                   \
-  }                                                                                                \
-  static void floats_##name(const void *weights, size_t n_blocks, float *out) {                    \
-    panel_floats(bits, kind, cpu_block_formats[index].zero, weights, n_blocks, out);               \
-  }
-
-CPU_BLOCK_TABLE(BLOCK_KERNELS)
-
-#define TILE(name, index, bits, kind)   [index] = tile_##name,
-#define FLOATS(name, index, bits, kind) [index] = floats_##name,
-
-#define BLOCKS_TABLE                                                                               \
-  .offset = {[CPU_Q8_0] = Q8_OFFSET, [CPU_Q4_0] = 8, [CPU_Q5_0] = 16, [CPU_Q6_K] = 32},            \
-  .quantize_row = quantize_row, .tile = {CPU_BLOCK_TABLE(TILE)},                                   \
-  .floats = {CPU_BLOCK_TABLE(FLOATS)}
+#include "blocks_table.h"
 
 #endif

@@ -140,9 +140,9 @@ INLINE void part_dots(const int rows, const uint32_t bits, const char *x, const 
 #include "blocks_lanes.h"
 
 #if defined __ARM_FEATURE_MATMUL_INT8
-const cpu_block_kernels cpu_blocks_neon_i8mm = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_neon_i8mm = {BLOCKS_OFFSETS, BLOCKS_TABLE};
 #elif defined __ARM_FEATURE_DOTPROD
-const cpu_block_kernels cpu_blocks_neon_dotprod = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_neon_dotprod = {BLOCKS_OFFSETS, BLOCKS_TABLE};
 #else
-const cpu_block_kernels cpu_blocks_neon = {BLOCKS_TABLE};
+const cpu_block_kernels cpu_blocks_neon = {BLOCKS_OFFSETS, BLOCKS_TABLE};
 #endif
