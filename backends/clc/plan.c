@@ -4,8 +4,6 @@
  * to compile would be a lie. */
 #include "plan.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 static const clc_rule rules[CS_OP_LIMIT] = {
@@ -32,20 +30,11 @@ static const clc_rule rules[CS_OP_LIMIT] = {
 
 /* ---- checks ---- */
 
-bool clc_refuse(clc_rule_context *context, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(context->reason, sizeof context->reason, format, arguments);
-  va_end(arguments);
-  return false;
-}
-
 bool clc_has(const clc_rule_context *context, uint32_t operand) {
   return context->op->operands[operand].dtype != CS_DTYPE_NONE;
 }
 
-/* Where a plan is made, the window must lie inside memory of this device. */
-static bool want_window(clc_rule_context *context, const cs_tensor *tensor, const char *name) {
+bool clc_want_window(clc_rule_context *context, const cs_tensor *tensor, const char *name) {
   if (!context->plan) return true;
   if (!tensor->memory) return clc_refuse(context, "%s has no memory", name);
   if (clc_memory_of(tensor->memory)->device != context->device)
@@ -57,14 +46,14 @@ bool clc_want_tensor(clc_rule_context *context, uint32_t operand, const char *na
                      uint64_t rows, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
   return cs_sdk_check_tensor(tensor, name, dtypes, rows, columns, context->reason) &&
-         want_window(context, tensor, name);
+         clc_want_window(context, tensor, name);
 }
 
 bool clc_want_vector(clc_rule_context *context, uint32_t operand, const char *name, uint64_t dtypes,
                      uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
   return cs_sdk_check_vector(tensor, name, dtypes, columns, context->reason) &&
-         want_window(context, tensor, name);
+         clc_want_window(context, tensor, name);
 }
 
 /* ---- steps ---- */

@@ -59,19 +59,18 @@ typedef struct clc_rule_context {
   cs_plugin_memory *workspace;
   clc_plan *plan; /* NULL: only judge */
   uint32_t op_index;
-  uint32_t error_class;     /* answer of the rule: CS_ERROR_* */
-  uint32_t support;         /* likewise: CS_SUPPORT_* */
-  uint64_t workspace_bytes; /* likewise */
-  clc_module module;        /* likewise: which module its kernels are in */
-  char reason[96];          /* likewise, when it says no */
+  uint32_t error_class;             /* answer of the rule: CS_ERROR_* */
+  uint32_t support;                 /* likewise: CS_SUPPORT_* */
+  uint64_t workspace_bytes;         /* likewise */
+  clc_module module;                /* likewise: which module its kernels are in */
+  char reason[CS_SDK_REASON_BYTES]; /* likewise, when it says no */
 } clc_rule_context;
 
 /* true: served (and planned). */
 typedef bool (*clc_rule)(clc_rule_context *context);
 
 /* Writes the reason and returns false. */
-bool clc_refuse(clc_rule_context *context, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+#define clc_refuse(context, ...) cs_sdk_refuse((context)->reason, __VA_ARGS__)
 
 /* Checks of operands; each refuses with the operand's name where it does not hold. `dtypes` is a
  * mask of CS_DTYPE_BIT. The window must lie within the memory, whole elements apart. */
@@ -80,6 +79,8 @@ bool clc_want_tensor(clc_rule_context *context, uint32_t operand, const char *na
 /* Rank 1, or one row: `columns` contiguous elements. */
 bool clc_want_vector(clc_rule_context *context, uint32_t operand, const char *name, uint64_t dtypes,
                      uint64_t columns);
+/* An operand that was checked lies in memory of this device, where a plan is made. */
+bool clc_want_window(clc_rule_context *context, const cs_tensor *tensor, const char *name);
 bool clc_has(const clc_rule_context *context, uint32_t operand);
 
 /* Steps: begin, then the arguments in the kernel's order. All do nothing without a plan. */

@@ -13,7 +13,7 @@
 #define BLOCKS_A_UNIT    4   /* blocks that fill a multiprocessor */
 
 typedef struct shape {
-  cuda_plane_shape k, v;
+  cs_sdk_kv_plane k, v;
   uint64_t n, n_heads, n_sequences, table_blocks, n_shared;
 } shape;
 
@@ -82,9 +82,9 @@ static uint64_t workspace_bytes(const cuda_rule_context *context, const shape *s
 static uint32_t vectors(const cs_tensor *cache, const shape *s) {
   uint32_t bits = 0;
   for (uint32_t i = 0; i < 2; i++) {
-    const cuda_plane_shape *p = i == 0 ? &s->k : &s->v;
+    const cs_sdk_kv_plane *p = i == 0 ? &s->k : &s->v;
     const uint64_t quad = 4 * cs_sdk_dtype_bytes(cache[i].dtype, 1);
-    if (p->width % 4 == 0 && p->plane.block_stride % 4 == 0 && cache[i].offset_bytes % quad == 0)
+    if (p->width % 4 == 0 && p->block_stride % 4 == 0 && cache[i].offset_bytes % quad == 0)
       bits |= 1u << i;
   }
   return bits;
@@ -95,8 +95,8 @@ static cuda_attention_args make_args(const cuda_rule_context *context, const sha
   return (cuda_attention_args){.out = cuda_rows_of(context, 0),
                                .q = cuda_rows_of(context, 1),
                                .table = cuda_rows_of(context, 4),
-                               .k = s->k.plane,
-                               .v = s->v.plane,
+                               .k = cuda_plane_of(context, 2, &s->k),
+                               .v = cuda_plane_of(context, 3, &s->v),
                                .seq_offsets = cuda_base_of(context, 5),
                                .kv_lengths = cuda_base_of(context, 6),
                                .sinks = cuda_base_of(context, 7),

@@ -2,8 +2,6 @@
  * thread, where an error can be told at once; the stream's thread just launches. */
 #include "plan.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #define MAX_EXTENT UINT64_C(0x7fffffff) /* of rows and of columns: kernels count with 32 bits */
@@ -34,20 +32,11 @@ static const cuda_rule rules[CS_OP_LIMIT] = {
 
 /* ---- checks ---- */
 
-bool cuda_refuse(cuda_rule_context *context, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(context->reason, sizeof context->reason, format, arguments);
-  va_end(arguments);
-  return false;
-}
-
 bool cuda_has(const cuda_rule_context *context, uint32_t operand) {
   return context->op->operands[operand].dtype != CS_DTYPE_NONE;
 }
 
-/* Where a plan is made, the window must lie inside memory of this device. */
-static bool want_window(cuda_rule_context *context, const cs_tensor *tensor, const char *name) {
+bool cuda_want_window(cuda_rule_context *context, const cs_tensor *tensor, const char *name) {
   if (!context->plan) return true;
   if (!tensor->memory) return cuda_refuse(context, "%s has no memory", name);
   if (tensor->memory->device != context->device)
@@ -60,14 +49,14 @@ bool cuda_want_tensor(cuda_rule_context *context, uint32_t operand, const char *
                       uint64_t dtypes, uint64_t rows, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
   return cs_sdk_check_tensor(tensor, name, dtypes, rows, columns, context->reason) &&
-         want_window(context, tensor, name);
+         cuda_want_window(context, tensor, name);
 }
 
 bool cuda_want_vector(cuda_rule_context *context, uint32_t operand, const char *name,
                       uint64_t dtypes, uint64_t columns) {
   const cs_tensor *tensor = &context->op->operands[operand];
   return cs_sdk_check_vector(tensor, name, dtypes, columns, context->reason) &&
-         want_window(context, tensor, name);
+         cuda_want_window(context, tensor, name);
 }
 
 bool cuda_want_packed(cuda_rule_context *context, uint32_t operand, const char *name,

@@ -53,18 +53,17 @@ typedef struct cuda_rule_context {
   cs_plugin_memory *workspace;
   cuda_plan *plan; /* NULL: only judge */
   uint32_t op_index;
-  uint32_t error_class;     /* answer of the rule: CS_ERROR_* */
-  uint32_t support;         /* likewise: CS_SUPPORT_* */
-  uint64_t workspace_bytes; /* likewise */
-  char reason[96];          /* likewise, when it says no */
+  uint32_t error_class;             /* answer of the rule: CS_ERROR_* */
+  uint32_t support;                 /* likewise: CS_SUPPORT_* */
+  uint64_t workspace_bytes;         /* likewise */
+  char reason[CS_SDK_REASON_BYTES]; /* likewise, when it says no */
 } cuda_rule_context;
 
 /* true: served (and planned). */
 typedef bool (*cuda_rule)(cuda_rule_context *context);
 
 /* Writes the reason and returns false. */
-bool cuda_refuse(cuda_rule_context *context, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+#define cuda_refuse(context, ...) cs_sdk_refuse((context)->reason, __VA_ARGS__)
 
 /* Checks of operands; each refuses with the operand's name where it does not hold. `dtypes` is a
  * mask of CS_DTYPE_BIT. The window must lie within the memory, whole elements apart. */
@@ -76,6 +75,8 @@ bool cuda_want_vector(cuda_rule_context *context, uint32_t operand, const char *
 /* A packed weight of ([n_matrices,] n_rows, n_columns), of a dtype in the mask. */
 bool cuda_want_packed(cuda_rule_context *context, uint32_t operand, const char *name,
                       uint64_t dtypes, uint64_t n_matrices, uint64_t n_rows, uint64_t n_columns);
+/* An operand that was checked lies in memory of this device, where a plan is made. */
+bool cuda_want_window(cuda_rule_context *context, const cs_tensor *tensor, const char *name);
 /* workspace_bytes are there. */
 bool cuda_want_workspace(cuda_rule_context *context);
 bool cuda_has(const cuda_rule_context *context, uint32_t operand);
@@ -133,14 +134,11 @@ bool cuda_rule_attention(cuda_rule_context *context);
 
 /* ---- KV planes (op_kv.c) ---- */
 
-typedef struct cuda_plane_shape {
-  uint64_t n_blocks, block_tokens, n_heads, width;
-  cuda_plane plane;
-} cuda_plane_shape;
-
-/* The cache operands k_operand and k_operand + 1: the same blocks and heads in the same dtype. An
- * absent V has width 0. */
-bool cuda_want_planes(cuda_rule_context *context, uint32_t k_operand, cuda_plane_shape *k,
-                      cuda_plane_shape *v);
+/* The cache operands k_operand and k_operand + 1, as cs_sdk_check_kv_planes; their windows too. */
+bool cuda_want_planes(cuda_rule_context *context, uint32_t k_operand, cs_sdk_kv_plane *k,
+                      cs_sdk_kv_plane *v);
+/* A plane as a kernel takes it. */
+cuda_plane cuda_plane_of(const cuda_rule_context *context, uint32_t operand,
+                         const cs_sdk_kv_plane *from);
 
 #endif

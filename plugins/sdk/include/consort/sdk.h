@@ -74,6 +74,29 @@ bool cs_sdk_check_vector(const cs_tensor *tensor, const char *name, uint64_t dty
 bool cs_sdk_check_window(const cs_tensor *tensor, const char *name, uint64_t memory_bytes,
                          char *reason);
 
+/* A plane of the KV cache: extents, and distances in elements. */
+typedef struct cs_sdk_kv_plane {
+  uint64_t n_blocks, block_tokens, n_heads, width;
+  uint64_t block_stride, head_stride, token_stride;
+} cs_sdk_kv_plane;
+
+/* The cache operands k_v[0] and k_v[1], of the dtypes: (blocks, tokens, heads, width), token-major
+ * or head-major, blocks of 16, 32, 64 or 128 tokens that are whole halves, rows of int8 that are
+ * whole words; both with the same blocks and heads in one dtype. An absent V has width 0. */
+bool cs_sdk_check_kv_planes(const cs_tensor *k_v, uint64_t dtypes, cs_sdk_kv_plane *k,
+                            cs_sdk_kv_plane *v, char *reason);
+
+/* What kv_gather and kv_scatter move. */
+typedef struct cs_sdk_kv_move {
+  cs_sdk_kv_plane k, v;
+  uint64_t token_bytes; /* of a token on the wire: whole halves */
+  uint64_t wire_tokens, table_blocks;
+  uint32_t wire_dtype, reserved; /* never U8 */
+} cs_sdk_kv_move;
+
+/* All operands of a kv_gather or kv_scatter. */
+bool cs_sdk_check_kv_move(const cs_op *op, uint64_t dtypes, cs_sdk_kv_move *out, char *reason);
+
 /* ---- timeline ---- */
 
 typedef struct cs_sdk_timeline cs_sdk_timeline;
