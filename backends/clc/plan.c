@@ -58,21 +58,11 @@ bool clc_want_vector(clc_rule_context *context, uint32_t operand, const char *na
 
 /* ---- steps ---- */
 
-/* Doubles an array so that one more element fits; false (and remembered) when out of memory. */
-static bool grow(clc_plan *plan, void **array, uint32_t n, uint32_t *capacity, size_t bytes) {
-  if (n < *capacity) return true;
-  const cs_host *host = plan->host;
-  const uint32_t larger = *capacity ? 2 * *capacity : 64;
-  void *copy = plan->out_of_memory ? NULL : host->allocate(host->context, larger * bytes, 16);
-  if (!copy) {
-    plan->out_of_memory = true;
-    return false;
-  }
-  if (*array) memcpy(copy, *array, n * bytes);
-  host->deallocate(host->context, *array);
-  *array = copy;
-  *capacity = larger;
-  return true;
+/* Room for one more element behind n; false (and remembered) when out of memory. */
+static bool grow(clc_plan *plan, void **array, uint64_t n, size_t bytes, uint64_t *capacity) {
+  if (!plan->out_of_memory)
+    plan->out_of_memory = !cs_sdk_grow(plan->host, array, n * bytes, (n + 1) * bytes, capacity);
+  return !plan->out_of_memory;
 }
 
 void clc_step_begin(clc_rule_context *context, clc_kernel kernel, uint64_t global0,
@@ -80,7 +70,7 @@ void clc_step_begin(clc_rule_context *context, clc_kernel kernel, uint64_t globa
   clc_plan *plan = context->plan;
   if (!plan) return;
   void *steps = plan->steps;
-  if (!grow(plan, &steps, plan->n_steps, &plan->steps_capacity, sizeof *plan->steps)) return;
+  if (!grow(plan, &steps, plan->n_steps, sizeof *plan->steps, &plan->steps_capacity)) return;
   plan->steps = steps;
   plan->steps[plan->n_steps++] = (clc_step){.module = context->module,
                                             .kernel = kernel,
@@ -95,8 +85,8 @@ static clc_argument *add_argument(clc_rule_context *context, uint32_t bytes) {
   clc_plan *plan = context->plan;
   if (!plan || plan->out_of_memory) return NULL;
   void *arguments = plan->arguments;
-  if (!grow(plan, &arguments, plan->n_arguments, &plan->arguments_capacity,
-            sizeof *plan->arguments))
+  if (!grow(plan, &arguments, plan->n_arguments, sizeof *plan->arguments,
+            &plan->arguments_capacity))
     return NULL;
   plan->arguments = arguments;
   plan->steps[plan->n_steps - 1].n_arguments++;

@@ -37,8 +37,8 @@ typedef struct clc_plan {
   const cs_host *host;
   const clc_driver *driver;
   void *recording; /* the driver's, NULL where it made none; stream.c owns it */
-  uint32_t n_steps, steps_capacity;
-  uint32_t n_arguments, arguments_capacity;
+  uint32_t n_steps, n_arguments;
+  uint64_t steps_capacity, arguments_capacity; /* in bytes */
   clc_step *steps;
   clc_argument *arguments;
   bool out_of_memory;

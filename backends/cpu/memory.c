@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "numa.h"
@@ -144,14 +143,9 @@ static cs_status cpu_memory_export(cs_plugin_device *device, cs_plugin_memory *m
 
 static cs_status cpu_memory_import(cs_plugin_device *device, uint32_t type, int64_t handle,
                                    uint64_t bytes, cs_plugin_memory **out, cs_error *error) {
-  struct stat found;
   *out = NULL;
-  if (type != CS_EXTERNAL_FD)
-    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
-  if (bytes == 0 || handle < 0 || handle > INT32_MAX || fstat((int)handle, &found) != 0 ||
-      found.st_size < 0 || (uint64_t)found.st_size < bytes)
-    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "not a descriptor of %llu bytes",
-                        (unsigned long long)bytes);
+  const cs_status status = cs_sdk_check_import(type, handle, bytes, error);
+  if (status != CS_OK) return status;
   const cs_host *host = device->host;
   cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 8);
   if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");

@@ -92,6 +92,9 @@ struct cs_plugin_memory {
   cuda_weight weight;
 };
 
+/* A handle with nothing behind it yet. */
+cs_status cuda_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_memory **out,
+                             cs_error *error);
 cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_t kind,
                                cs_plugin_memory **out, cs_error *error);
 void cuda_memory_free(cs_plugin_device *device, cs_plugin_memory *memory);

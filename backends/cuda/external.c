@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static cs_status no_sharing(int code, cs_error *error) {
@@ -104,28 +103,18 @@ static cs_status memory_export(cs_plugin_device *device, cs_plugin_memory *memor
 
 static cs_status memory_import(cs_plugin_device *device, uint32_t type, int64_t handle,
                                uint64_t bytes, cs_plugin_memory **out, cs_error *error) {
-  struct stat found;
   *out = NULL;
-  if (type != CS_EXTERNAL_FD)
-    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
-  if (bytes == 0 || handle < 0 || handle > INT32_MAX || fstat((int)handle, &found) != 0 ||
-      !S_ISREG(found.st_mode) || found.st_size < 0 || (uint64_t)found.st_size < bytes)
-    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "not a descriptor of %llu bytes",
-                        (unsigned long long)bytes);
-  const cs_host *host = device->sdk.host;
-  cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 16);
-  if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
-  memset(memory, 0, sizeof *memory);
-  memory->device = device;
-  memory->bytes = bytes;
-  memory->fd = -1;
-  cs_status status = cuda_enter(device, error);
+  cs_plugin_memory *memory = NULL;
+  cs_status status = cs_sdk_check_import(type, handle, bytes, error);
+  if (status == CS_OK) status = cuda_memory_create(device, bytes, &memory, error);
+  if (status != CS_OK) return status;
+  status = cuda_enter(device, error);
   if (status == CS_OK) {
     status = map_file(memory, (int)handle, error);
     cuda_leave(device);
   }
   if (status != CS_OK) {
-    host->deallocate(host->context, memory);
+    device->sdk.host->deallocate(device->sdk.host->context, memory);
     return status;
   }
   *out = memory;

@@ -4,6 +4,19 @@
 
 #include <string.h>
 
+cs_status cuda_memory_create(cs_plugin_device *device, uint64_t bytes, cs_plugin_memory **out,
+                             cs_error *error) {
+  const cs_host *host = device->sdk.host;
+  cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 16);
+  *out = memory;
+  if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
+  memset(memory, 0, sizeof *memory);
+  memory->device = device;
+  memory->bytes = bytes;
+  memory->fd = -1;
+  return CS_OK;
+}
+
 static CUresult allocate(cs_plugin_memory *memory, uint32_t kind) {
   const cuda_driver *driver = memory->device->driver;
   if (kind == CS_MEMORY_DEVICE) return driver->MemAlloc(&memory->address, memory->bytes);
@@ -19,14 +32,10 @@ cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_
   if ((kind != CS_MEMORY_DEVICE && kind != CS_MEMORY_STAGING) || bytes == 0)
     return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "memory of kind %u and %llu bytes", kind,
                         (unsigned long long)bytes);
-  const cs_host *host = device->sdk.host;
-  cs_plugin_memory *memory = host->allocate(host->context, sizeof *memory, 16);
-  if (!memory) return cs_sdk_error(error, CS_OUT_OF_MEMORY, 0, "no memory for a handle");
-  memset(memory, 0, sizeof *memory);
-  memory->device = device;
-  memory->bytes = bytes;
-  memory->fd = -1;
-  cs_status status = cuda_enter(device, error);
+  cs_plugin_memory *memory = NULL;
+  cs_status status = cuda_memory_create(device, bytes, &memory, error);
+  if (status != CS_OK) return status;
+  status = cuda_enter(device, error);
   if (status == CS_OK) {
     const CUresult code = allocate(memory, kind);
     cuda_leave(device);
@@ -39,7 +48,7 @@ cs_status cuda_memory_allocate(cs_plugin_device *device, uint64_t bytes, uint32_
                           kind == CS_MEMORY_DEVICE ? "cuMemAlloc" : "cuMemHostAlloc");
   }
   if (status != CS_OK) {
-    host->deallocate(host->context, memory);
+    device->sdk.host->deallocate(device->sdk.host->context, memory);
     return status;
   }
   *out = memory;

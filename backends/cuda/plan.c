@@ -104,33 +104,18 @@ cuda_rows cuda_rows_of(const cuda_rule_context *context, uint32_t operand) {
                      base ? cs_sdk_tensor_stride(tensor) / cs_sdk_dtype_unit(tensor->dtype) : 0};
 }
 
-/* Makes an array hold `wanted` bytes; false (and remembered) when out of memory. */
-static bool grow(cuda_plan *plan, void **array, uint64_t used, uint64_t wanted,
-                 uint64_t *capacity) {
-  if (wanted <= *capacity) return true;
-  const cs_host *host = plan->host;
-  const uint64_t larger = 2 * wanted < 4096 ? 4096 : 2 * wanted;
-  void *copy = plan->out_of_memory ? NULL : host->allocate(host->context, larger, 16);
-  if (!copy) {
-    plan->out_of_memory = true;
-    return false;
-  }
-  if (*array) memcpy(copy, *array, used);
-  host->deallocate(host->context, *array);
-  *array = copy;
-  *capacity = larger;
-  return true;
-}
-
 /* Appends a step with a copy of its arguments. */
 static void append(cuda_plan *plan, const cuda_step *step, const void *args, size_t args_bytes) {
   void *steps = plan->steps, *arguments = plan->arguments;
   const uint64_t steps_bytes = plan->n_steps * sizeof *plan->steps;
-  if (grow(plan, &steps, steps_bytes, steps_bytes + sizeof *plan->steps, &plan->steps_capacity))
-    plan->steps = steps;
-  if (grow(plan, &arguments, plan->argument_bytes, plan->argument_bytes + args_bytes,
-           &plan->arguments_capacity))
-    plan->arguments = arguments;
+  if (plan->out_of_memory) return;
+  plan->out_of_memory = !cs_sdk_grow(plan->host, &steps, steps_bytes,
+                                     steps_bytes + sizeof *plan->steps, &plan->steps_capacity);
+  plan->steps = steps;
+  if (plan->out_of_memory) return;
+  plan->out_of_memory = !cs_sdk_grow(plan->host, &arguments, plan->argument_bytes,
+                                     plan->argument_bytes + args_bytes, &plan->arguments_capacity);
+  plan->arguments = arguments;
   if (plan->out_of_memory) return;
   memcpy(plan->arguments + plan->argument_bytes, args, args_bytes);
   plan->steps[plan->n_steps] = *step;

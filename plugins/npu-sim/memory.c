@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "npu.h"
@@ -163,15 +162,10 @@ static cs_status memory_export(cs_plugin_device *device, cs_plugin_memory *memor
 
 static cs_status memory_import(cs_plugin_device *device, uint32_t type, int64_t handle,
                                uint64_t bytes, cs_plugin_memory **out, cs_error *error) {
-  struct stat found;
   *out = NULL;
-  if (type != CS_EXTERNAL_FD)
-    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "external memory of type %u", type);
-  if (bytes == 0 || handle < 0 || handle > INT32_MAX || fstat((int)handle, &found) != 0 ||
-      found.st_size < 0 || (uint64_t)found.st_size < bytes)
-    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "not a descriptor of %llu bytes",
-                        (unsigned long long)bytes);
-  cs_status status = npu_memory_take(&device->memory, bytes, out, error);
+  cs_status status = cs_sdk_check_import(type, handle, bytes, error);
+  if (status != CS_OK) return status;
+  status = npu_memory_take(&device->memory, bytes, out, error);
   if (status != CS_OK) return status;
   pthread_mutex_lock(&device->memory.mutex);
   const bool mapped = map_pages(&device->memory, *out, (int)handle);

@@ -445,6 +445,86 @@ static void operand_checks_say_what_is_wrong(void **state) {
   assert_string_equal(reason, "x: extents out of range");
 }
 
+/* Whether kv_gather would be planned, with one thing changed at a time. */
+static void caches_are_checked_before_they_are_moved(void **state) {
+  (void)state;
+  char reason[CS_SDK_REASON_BYTES] = "";
+  const uint64_t served = CS_DTYPE_BIT(CS_DTYPE_F16) | CS_DTYPE_BIT(CS_DTYPE_I8);
+  const cs_tensor cache = {
+      .dtype = CS_DTYPE_F16, .layout = CS_LAYOUT_KV_HEAD_MAJOR, .rank = 4, .dims = {5, 32, 3, 8}};
+  const cs_tensor plain = {.dtype = CS_DTYPE_I32, .rank = 1, .dims = {2}};
+  cs_tensor t[6] = {plain, plain, cache, cache, plain, plain};
+  const cs_op op = {.id = CS_OP_KV_GATHER, .n_operands = 6, .operands = t};
+  cs_sdk_kv_move move;
+  t[0] = (cs_tensor){.dtype = CS_DTYPE_U8, .rank = 1, .dims = {7 * 3 * 2 * 8 * 2 + 1}};
+  t[1].dtype = CS_DTYPE_U64;
+  t[1].dims[0] = 1;
+  assert_true(cs_sdk_check_kv_move(&op, served, &move, reason));
+  assert_int_equal(move.wire_dtype, CS_DTYPE_F16);
+  assert_int_equal(move.token_bytes, 3 * 2 * 8 * 2);
+  assert_int_equal(move.wire_tokens, 7);
+  assert_int_equal(move.k.block_stride, 32 * 3 * 8);
+  assert_int_equal(move.k.head_stride, 32 * 8);
+  assert_int_equal(move.v.token_stride, 8);
+  t[2].dims[1] = t[3].dims[1] = 48;
+  assert_false(cs_sdk_check_kv_move(&op, served, &move, reason));
+  assert_string_equal(reason, "k_cache: blocks of 48 tokens are not served");
+  t[2].dims[1] = t[3].dims[1] = 32;
+  t[3].dims[2] = 2;
+  assert_false(cs_sdk_check_kv_move(&op, served, &move, reason));
+  assert_string_equal(reason, "k_cache and v_cache differ in blocks, heads or dtype");
+  t[3] = (cs_tensor){.dtype = CS_DTYPE_NONE};
+  assert_true(cs_sdk_check_kv_move(&op, served, &move, reason));
+  assert_int_equal(move.v.width, 0);
+  assert_int_equal(move.wire_tokens, 14);
+  t[2].layout = CS_LAYOUT_KV_HEAD_MINOR;
+  assert_false(cs_sdk_check_kv_move(&op, served, &move, reason));
+  t[2].layout = CS_LAYOUT_KV_TOKEN_MAJOR;
+  t[2].dtype = CS_DTYPE_I8;
+  t[2].dims[3] = 6;
+  assert_false(cs_sdk_check_kv_move(&op, served, &move, reason));
+  assert_string_equal(reason, "k_cache: int8 rows of 6 are not whole words");
+}
+
+static void arrays_grow_and_keep_their_bytes(void **state) {
+  (void)state;
+  void *array = NULL;
+  uint64_t capacity = 0;
+  assert_true(cs_sdk_grow(&test_host, &array, 0, 10, &capacity));
+  assert_true(capacity >= 10);
+  memset(array, 0x5a, capacity);
+  const uint64_t used = capacity;
+  void *const first = array;
+  assert_true(cs_sdk_grow(&test_host, &array, used, used, &capacity));
+  assert_ptr_equal(array, first);
+  assert_true(cs_sdk_grow(&test_host, &array, used, used + 1, &capacity));
+  assert_int_equal(capacity, 2 * (used + 1));
+  for (uint64_t i = 0; i < used; i++)
+    assert_int_equal(((const unsigned char *)array)[i], 0x5a);
+  assert_false(cs_sdk_grow(&test_host, &array, used, UINT64_MAX, &capacity));
+  assert_int_equal(capacity, 2 * (used + 1));
+  test_host.deallocate(test_host.context, array);
+}
+
+static void only_files_of_enough_bytes_are_imported(void **state) {
+  (void)state;
+  int ends[2];
+  FILE *file = tmpfile();
+  assert_non_null(file);
+  const int fd = fileno(file);
+  assert_int_equal(ftruncate(fd, 4096), 0);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD, fd, 4096, NULL), CS_OK);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD, fd, 4097, NULL), CS_INVALID_ARGUMENT);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD, fd, 0, NULL), CS_INVALID_ARGUMENT);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD + 1, fd, 16, NULL), CS_UNSUPPORTED);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD, -1, 16, NULL), CS_INVALID_ARGUMENT);
+  assert_int_equal(pipe(ends), 0);
+  assert_int_equal(cs_sdk_check_import(CS_EXTERNAL_FD, ends[0], 16, NULL), CS_INVALID_ARGUMENT);
+  close(ends[0]);
+  close(ends[1]);
+  fclose(file);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(copies_keep_their_order_and_their_ranges),
@@ -458,6 +538,9 @@ int main(void) {
       cmocka_unit_test(ops_are_timed_while_that_is_on),
       cmocka_unit_test(a_query_from_a_newer_host_is_answered_no),
       cmocka_unit_test(operand_checks_say_what_is_wrong),
+      cmocka_unit_test(caches_are_checked_before_they_are_moved),
+      cmocka_unit_test(arrays_grow_and_keep_their_bytes),
+      cmocka_unit_test(only_files_of_enough_bytes_are_imported),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,16 @@ cs_status cs_sdk_query(const cs_host *host, cs_plugin *plugin, const char *name,
                        const char *version, const char *vendor,
                        const void *(*table)(uint32_t id, uint32_t revision));
 
+/* ---- memory ---- */
+
+/* Makes an array of the host's hold `wanted` bytes, and room for as much again; the first `used`
+ * stay. false when out of memory: nothing has changed then. */
+bool cs_sdk_grow(const cs_host *host, void **array, uint64_t used_bytes, uint64_t wanted_bytes,
+                 uint64_t *capacity_bytes);
+
+/* For memory_import: whether the handle is a file of at least `bytes` bytes, which is not 0. */
+cs_status cs_sdk_check_import(uint32_t type, int64_t handle, uint64_t bytes, cs_error *error);
+
 /* ---- tensors ---- */
 
 /* Rows and elements a row, by the rule of cs_tensor (rank 1 is one row). */
