@@ -67,7 +67,7 @@ bool run(const kernel *what, index3 grid, uint32_t threads, const void *argument
 #define DEVICE       static inline
 #define HAS_BF16_MMA 1
 
-#define KERNEL(name, args_type, threads)                                                           \
+#define KERNEL(name, args_type, threads, ...)                                                      \
   static void name##_body(const args_type &a);                                                     \
   static emulate::kernel name##_entry(#name, sizeof(args_type), threads, [](const void *p) {       \
     name##_body(*static_cast<const args_type *>(p));                                               \

@@ -206,20 +206,19 @@ template <int DTYPE, int WIDTH> DEVICE void attention(const cuda_attention_args 
     }
 }
 
-#define SIMT_KERNEL(name, DTYPE, WIDTH)                                                            \
-  KERNEL(attention_##name##_##WIDTH, cuda_attention_args, CUDA_SIMT_THREADS) {                     \
+#define SIMT_KERNEL(name, DTYPE, WIDTH, ...)                                                       \
+  KERNEL(attention_##name##_##WIDTH, cuda_attention_args, __VA_ARGS__) {                           \
     attention<DTYPE, WIDTH>(a);                                                                    \
   }
-SIMT_KERNEL(f32, CUDA_F32, 128)
-SIMT_KERNEL(f32, CUDA_F32, 256)
-SIMT_KERNEL(f16, CUDA_F16, 128)
-SIMT_KERNEL(f16, CUDA_F16, 256)
-SIMT_KERNEL(bf16, CUDA_BF16, 128)
-SIMT_KERNEL(bf16, CUDA_BF16, 256)
-SIMT_KERNEL(f8, CUDA_F8, 128)
-SIMT_KERNEL(f8, CUDA_F8, 256)
-SIMT_KERNEL(i8, CUDA_I8, 128)
-SIMT_KERNEL(i8, CUDA_I8, 256)
+/* Wide heads: with 5 blocks a multiprocessor in mind the compiler spills on sm_100. */
+#define SIMT_KERNELS(name, DTYPE)                                                                  \
+  SIMT_KERNEL(name, DTYPE, 128, CUDA_SIMT_THREADS)                                                 \
+  SIMT_KERNEL(name, DTYPE, 256, CUDA_SIMT_THREADS, 3)
+SIMT_KERNELS(f32, CUDA_F32)
+SIMT_KERNELS(f16, CUDA_F16)
+SIMT_KERNELS(bf16, CUDA_BF16)
+SIMT_KERNELS(f8, CUDA_F8)
+SIMT_KERNELS(i8, CUDA_I8)
 
 /* out(row, head) from its n_splits parts. Block (row, head). */
 KERNEL(attention_merge, cuda_attention_args, CUDA_SIMT_THREADS) {

@@ -169,15 +169,16 @@ template <int FORMAT, int N> DEVICE void matmul_vector(const cuda_matmul_args &a
     }
 }
 
-#define VECTOR_KERNEL(name, FORMAT, N)                                                             \
-  KERNEL(matmul_vector_##name##_##N, cuda_matmul_args, CUDA_VECTOR_THREADS) {                      \
+#define VECTOR_KERNEL(name, FORMAT, N, ...)                                                        \
+  KERNEL(matmul_vector_##name##_##N, cuda_matmul_args, __VA_ARGS__) {                              \
     matmul_vector<FORMAT, N>(a);                                                                   \
   }
+/* Two rows: with 5 blocks a multiprocessor in mind the compiler spills on sm_86 and sm_89. */
 #define VECTOR_KERNELS(name, FORMAT)                                                               \
-  VECTOR_KERNEL(name, FORMAT, 1)                                                                   \
-  VECTOR_KERNEL(name, FORMAT, 2)                                                                   \
-  VECTOR_KERNEL(name, FORMAT, 4)                                                                   \
-  VECTOR_KERNEL(name, FORMAT, 8)
+  VECTOR_KERNEL(name, FORMAT, 1, CUDA_VECTOR_THREADS)                                              \
+  VECTOR_KERNEL(name, FORMAT, 2, CUDA_VECTOR_THREADS, 4)                                           \
+  VECTOR_KERNEL(name, FORMAT, 4, CUDA_VECTOR_THREADS)                                              \
+  VECTOR_KERNEL(name, FORMAT, 8, CUDA_VECTOR_THREADS)
 VECTOR_KERNELS(f32, CUDA_F32)
 VECTOR_KERNELS(f16, CUDA_F16)
 VECTOR_KERNELS(bf16, CUDA_BF16)

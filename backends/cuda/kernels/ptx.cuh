@@ -4,8 +4,11 @@
 #define CUDA_KERNELS_PTX_CUH
 
 #define DEVICE static __device__ __forceinline__
-#define KERNEL(name, args_type, threads)                                                           \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args_type a)
+/* ...: threads of a block and, where registers must not be traded for more of them, how many blocks
+ * a multiprocessor has room for. */
+#define KERNEL(name, args_type, ...)                                                               \
+  extern "C" __global__ void __launch_bounds__(__VA_ARGS__)                                        \
+      name(const __grid_constant__ args_type a)
 
 DEVICE float f16_value(uint16_t bits) {
   float value;
