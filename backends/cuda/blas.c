@@ -134,17 +134,30 @@ static int set_epilogue(const blas_api *api, void *desc, const cuda_blas_call *c
   return code;
 }
 
+/* What e4m3 is multiplied with. Sums stay in full float32: fast accumulation is off unless asked.
+ */
+static int set_scales(const blas_api *api, void *desc, const cuda_blas_call *call) {
+  if (call->dtype != CS_DTYPE_F8_E4M3) return BLAS_SUCCESS;
+  const int code = api->MatmulDescSetAttribute(desc, BLAS_DESC_SCALE_A, &call->weight_scale,
+                                               sizeof call->weight_scale);
+  if (code != BLAS_SUCCESS) return code;
+  return api->MatmulDescSetAttribute(desc, BLAS_DESC_SCALE_B, &call->x_scale, sizeof call->x_scale);
+}
+
 static int make_descriptors(const blas_api *api, const cuda_blas_call *call, descriptors *d) {
-  const int half = call->dtype == CS_DTYPE_F16 ? BLAS_F16 : BLAS_BF16;
+  const int type = call->dtype == CS_DTYPE_F16    ? BLAS_F16
+                   : call->dtype == CS_DTYPE_BF16 ? BLAS_BF16
+                                                  : BLAS_F8_E4M3;
   const uint64_t c_stride = call->residual ? call->residual_stride : call->out_stride;
   *d = (descriptors){0};
   int code = api->MatmulDescCreate(&d->desc, BLAS_COMPUTE_F32, BLAS_F32);
   if (code == BLAS_SUCCESS) code = set_epilogue(api, d->desc, call);
+  if (code == BLAS_SUCCESS) code = set_scales(api, d->desc, call);
   if (code == BLAS_SUCCESS)
-    code = api->MatrixLayoutCreate(&d->weight, half, call->n_in, call->n_out,
+    code = api->MatrixLayoutCreate(&d->weight, type, call->n_in, call->n_out,
                                    (int64_t)call->weight_stride);
   if (code == BLAS_SUCCESS)
-    code = api->MatrixLayoutCreate(&d->x, half, call->n_in, call->n, (int64_t)call->x_stride);
+    code = api->MatrixLayoutCreate(&d->x, type, call->n_in, call->n, (int64_t)call->x_stride);
   if (code == BLAS_SUCCESS)
     code = api->MatrixLayoutCreate(&d->residual, BLAS_F32, call->n_out, call->n, (int64_t)c_stride);
   if (code == BLAS_SUCCESS)

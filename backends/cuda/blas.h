@@ -12,11 +12,14 @@
 #define CUDA_BLAS_WORKSPACE_BYTES (UINT64_C(32) << 20)
 
 /* out(n, n_out) = x(n, n_in) transpose(weight(n_out, n_in)) + bias + residual; weight and x 16-bit
- * halves of one format, the rest float32. Strides count elements; bias and residual may be NULL. */
+ * halves of one format, or e4m3 with a float32 scale each and no bias, the rest float32. Strides
+ * count elements; bias, residual and the scales may be NULL. */
 typedef struct cuda_blas_call {
-  uint32_t dtype; /* of the halves: CS_DTYPE_F16 or CS_DTYPE_BF16 */
+  uint32_t dtype; /* of weight and x: CS_DTYPE_F16, CS_DTYPE_BF16 or CS_DTYPE_F8_E4M3 */
   uint32_t n, n_out, n_in;
+  uint32_t n_stand_ins; /* steps behind the call that do its work where it fails */
   const void *weight, *x, *bias, *residual;
+  const void *weight_scale, *x_scale; /* on the device */
   void *out, *workspace;
   uint64_t weight_stride, x_stride, residual_stride, out_stride;
   uint64_t algorithm[8];

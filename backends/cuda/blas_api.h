@@ -12,10 +12,13 @@
 #define BLAS_F32              0  /* CUDA_R_32F */
 #define BLAS_F16              2
 #define BLAS_BF16             14
+#define BLAS_F8_E4M3          28
 #define BLAS_TRANSPOSE        1 /* CUBLAS_OP_T */
 #define BLAS_DESC_TRANSPOSE_A 3 /* CUBLASLT_MATMUL_DESC_TRANSA */
 #define BLAS_DESC_EPILOGUE    7
-#define BLAS_DESC_BIAS        8 /* ..._BIAS_POINTER */
+#define BLAS_DESC_BIAS        8  /* ..._BIAS_POINTER */
+#define BLAS_DESC_SCALE_A     17 /* ..._A_SCALE_POINTER */
+#define BLAS_DESC_SCALE_B     18
 #define BLAS_EPILOGUE_BIAS    4
 #define BLAS_PREFER_WORKSPACE 1 /* CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES */
 #define BLAS_PREFER_ALIGN_A   5 /* ..._MIN_ALIGNMENT_A_BYTES; B, C and D follow */

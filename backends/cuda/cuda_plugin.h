@@ -7,6 +7,7 @@
  *   stream.c    what streams do with the driver    program.c   eager ops and graphs
  *   plan.c      ops into kernel launches; op_query
  *   blas.c      matmuls of many rows by cuBLASLt  external.c   memory shared with other plugins
+ *   fp8.c       matrices of e4m3 for these
  *   profile.c   times of ops, by the device       nvml.c       temperature, power, clocks
  *   op_*.c      the rules of each op: what is served, and as which launches
  *   kernels/    CUDA C++, embedded as a fat binary */
@@ -50,6 +51,7 @@ struct cs_plugin_device {
   uint32_t n_units; /* multiprocessors */
   bool use_graphs;
   bool has_bf16;          /* tensor cores take bf16, not f16 alone */
+  bool use_fp8;           /* fp8=always: products of many rows in e4m3 */
   struct cuda_blas *blas; /* NULL: cublaslt=off */
   CUcontext context;      /* the primary one, retained */
   CUmodule module;
@@ -90,6 +92,7 @@ struct cs_plugin_memory {
   bool packed;
   uint64_t n_matrices, n_rows, n_columns; /* of a packed weight, with weight.dtype */
   cuda_weight weight;
+  cuda_fp8_args fp8; /* the weight in e4m3; out NULL: none */
 };
 
 /* A handle with nothing behind it yet. */

@@ -2,6 +2,7 @@
  * kernels of the embedded fat binary. The context is current only between enter and leave, so that
  * a host that uses CUDA itself finds its own. */
 #include "blas.h"
+#include "fp8.h"
 #include "nvml.h"
 
 #include <string.h>
@@ -9,7 +10,7 @@
 extern const unsigned char cuda_kernels_image[]; /* image.S */
 
 typedef struct device_options {
-  bool graphs, cublaslt;
+  bool graphs, cublaslt, fp8;
 } device_options;
 
 const char *cuda_kernel_name(cuda_kernel kernel) {
@@ -31,27 +32,52 @@ void cuda_leave(cs_plugin_device *device) {
   device->driver->CtxPopCurrent(&popped);
 }
 
-static cs_status read_switch(const cs_option *option, bool *out, cs_error *error) {
-  *out = strcmp(option->value, "on") == 0;
-  if (*out || strcmp(option->value, "off") == 0) return CS_OK;
-  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s=%.32s: must be on or off", option->key,
-                      option->value);
+typedef struct device_switch {
+  const char *key, *yes, *no;
+  bool *out;
+} device_switch;
+
+static cs_status read_switch(const cs_option *option, const device_switch *to, cs_error *error) {
+  *to->out = strcmp(option->value, to->yes) == 0;
+  if (*to->out || strcmp(option->value, to->no) == 0) return CS_OK;
+  return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "%s=%.32s: must be %s or %s", option->key,
+                      option->value, to->yes, to->no);
 }
 
 static cs_status read_options(device_options *out, const cs_option *options, uint32_t n_options,
                               uint32_t stride, cs_error *error) {
+  const device_switch switches[] = {{"graphs", "on", "off", &out->graphs},
+                                    {"cublaslt", "on", "off", &out->cublaslt},
+                                    {"fp8", "always", "never", &out->fp8},
+                                    {NULL, NULL, NULL, NULL}};
   *out = (device_options){.graphs = true, .cublaslt = true};
   for (uint32_t i = 0; i < n_options; i++) {
     const cs_option *option = (const cs_option *)(const void *)((const char *)options + i * stride);
-    bool *found = strcmp(option->key, "graphs") == 0     ? &out->graphs
-                  : strcmp(option->key, "cublaslt") == 0 ? &out->cublaslt
-                                                         : NULL;
-    if (!found)
+    const device_switch *found = switches;
+    while (found->key && strcmp(option->key, found->key) != 0)
+      found++;
+    if (!found->key)
       return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0,
-                          "unknown option '%.32s' (there are graphs and cublaslt)", option->key);
+                          "unknown option '%.32s' (there are graphs, cublaslt and fp8)",
+                          option->key);
     const cs_status status = read_switch(option, found, error);
     if (status != CS_OK) return status;
   }
+  if (out->fp8 && !out->cublaslt)
+    return cs_sdk_error(error, CS_INVALID_ARGUMENT, 0, "fp8=always does not go with cublaslt=off");
+  return CS_OK;
+}
+
+/* What fp8=always needs; the context is there. */
+static cs_status want_fp8(cs_plugin_device *device, cs_error *error) {
+  const int capability = cuda_capability(device->driver, device->ordinal);
+  device->use_fp8 = true;
+  if (capability < CUDA_FP8_CAPABILITY)
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0,
+                        "fp8=always: compute capability 8.9 is needed, the device has %d.%d",
+                        capability / 10, capability % 10);
+  if (!cuda_blas_ready(device->blas))
+    return cs_sdk_error(error, CS_UNSUPPORTED, 0, "fp8=always: cuBLASLt cannot be used");
   return CS_OK;
 }
 
@@ -100,7 +126,8 @@ cs_status cuda_device_open(cs_plugin_instance *instance, uint32_t index, const c
     status = cuda_error(device->driver, error, code, "cuDevicePrimaryCtxRetain");
     goto err_blas;
   }
-  status = cuda_enter(device, error);
+  status = wanted.fp8 ? want_fp8(device, error) : CS_OK;
+  if (status == CS_OK) status = cuda_enter(device, error);
   if (status != CS_OK) goto err_release;
   status = load_kernels(device, error);
   cuda_leave(device);

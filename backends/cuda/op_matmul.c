@@ -2,6 +2,7 @@
  * through float32 arithmetic; more go to tensor cores (HALF) as halves that a first step makes of
  * x: plain 16-bit weights by cuBLASLt where it is there, all others in tiles; F32 weights go to
  * float32 tiles. Slots of a MoE are sorted by expert, so that a tile has rows of one expert. */
+#include "fp8.h"
 #include "plan.h"
 
 #define FEW_ROWS   8
@@ -66,7 +67,7 @@ static uint32_t half_dtype(const cuda_rule_context *context, uint32_t dtype) {
 /* Where things lie in the workspace of a matmul of many rows. */
 typedef struct layout {
   uint64_t halves_stride; /* elements */
-  uint64_t order, groups, blas, bytes;
+  uint64_t order, groups, blas, fp8, bytes;
 } layout;
 
 static uint64_t aligned_bytes(uint64_t bytes) {
@@ -74,14 +75,15 @@ static uint64_t aligned_bytes(uint64_t bytes) {
 }
 
 /* x_rows rows of halves unless the weights are F32; n_slots of moe_sort and its groups; cuBLASLt's
- * own where it may be called. All grow with the rows. */
+ * own where it may be called, and x in e4m3 where it takes that. All grow with the rows. */
 static layout measure(uint32_t dtype, uint64_t x_rows, uint64_t n_in, uint64_t n_slots,
-                      uint64_t n_groups, bool blas) {
+                      uint64_t n_groups, bool blas, bool fp8) {
   layout l = {.halves_stride = parts(n_in, CUDA_HALVES) * CUDA_HALVES};
   if (dtype != CS_DTYPE_F32) l.order = aligned_bytes(x_rows * l.halves_stride * 2);
   l.groups = l.order + aligned_bytes(n_slots * sizeof(uint32_t));
   l.blas = l.groups + aligned_bytes(n_groups * CUDA_GROUP_BYTES);
-  l.bytes = l.blas + (blas ? CUDA_BLAS_WORKSPACE_BYTES : 0);
+  l.fp8 = l.blas + (blas ? CUDA_BLAS_WORKSPACE_BYTES : 0);
+  l.bytes = l.fp8 + (fp8 ? cuda_fp8_bytes(x_rows, n_in) : 0);
   return l;
 }
 
@@ -147,39 +149,78 @@ static bool may_call_blas(const cuda_rule_context *context, const cuda_matmul_ar
          args->cap == 0.0f && cuda_blas_ready(context->device->blas);
 }
 
+static cuda_blas_call blas_call(const cuda_rule_context *context, const cuda_matmul_args *args,
+                                uint32_t dtype, const layout *l) {
+  return (cuda_blas_call){.dtype = dtype,
+                          .n_stand_ins = 1,
+                          .n = args->n,
+                          .n_out = args->n_out,
+                          .n_in = args->n_in,
+                          .weight = args->weight.data,
+                          .x = args->halves,
+                          .bias = args->bias,
+                          .residual = args->residual.base,
+                          .out = args->out.base,
+                          .workspace = cuda_workspace_at(context, l->blas),
+                          .weight_stride = args->weight.row_bytes / 2,
+                          .x_stride = args->halves_stride,
+                          .residual_stride = args->residual.stride,
+                          .out_stride = args->out.stride};
+}
+
 static void add_blas(cuda_rule_context *context, const cuda_matmul_args *args, uint32_t dtype,
                      const layout *l) {
   if (!context->plan) return;
-  cuda_blas_call call = {.dtype = dtype,
-                         .n = args->n,
-                         .n_out = args->n_out,
-                         .n_in = args->n_in,
-                         .weight = args->weight.data,
-                         .x = args->halves,
-                         .bias = args->bias,
-                         .residual = args->residual.base,
-                         .out = args->out.base,
-                         .workspace = cuda_workspace_at(context, l->blas),
-                         .weight_stride = args->weight.row_bytes / 2,
-                         .x_stride = args->halves_stride,
-                         .residual_stride = args->residual.stride,
-                         .out_stride = args->out.stride};
+  cuda_blas_call call = blas_call(context, args, dtype, l);
   if (cuda_blas_choose(context->device->blas, &call)) cuda_step_add_blas(context, &call);
+}
+
+/* The product in e4m3; *chosen is false where the library has no algorithm for it. The steps behind
+ * it, which do without, make halves and multiply these. */
+static bool add_fp8(cuda_rule_context *context, const cuda_matmul_args *args, const layout *l,
+                    bool *chosen) {
+  if (!context->plan) return true;
+  const cuda_fp8_args *weight = &context->op->operands[2].memory->fp8;
+  const cuda_fp8_args x = cuda_fp8_place(cuda_workspace_at(context, l->fp8), args->x, CS_DTYPE_F32,
+                                         args->n, args->n_in);
+  cuda_blas_call call = blas_call(context, args, CS_DTYPE_F8_E4M3, l);
+  call.n_stand_ins = 2;
+  call.n_in = (uint32_t)x.out_stride; /* zeros behind the columns add nothing */
+  call.weight = weight->out;
+  call.weight_scale = weight->scale;
+  call.weight_stride = weight->out_stride;
+  call.x = x.out;
+  call.x_scale = x.scale;
+  call.x_stride = x.out_stride;
+  *chosen = cuda_blas_choose(context->device->blas, &call);
+  if (!*chosen) return true;
+  if (!cuda_step_add(context, KERNEL_fp8_largest, x.n_rows, 1, 1, CUDA_THREADS, &x, sizeof x) ||
+      !cuda_step_add(context, KERNEL_fp8_scale, 1, 1, 1, CUDA_THREADS, &x, sizeof x) ||
+      !cuda_step_add(context, KERNEL_fp8_rows, x.n_rows, cuda_spans(x.out_stride), 1, CUDA_THREADS,
+                     &x, sizeof x))
+    return false;
+  cuda_step_add_blas(context, &call);
+  return true;
 }
 
 /* ---- rules ---- */
 
 static bool add_many_rows(cuda_rule_context *context, cuda_matmul_args *args, uint32_t dtype) {
   const bool blas = may_call_blas(context, args, dtype);
-  const layout l = measure(dtype, args->n, args->n_in, 0, 0, blas);
+  const bool fp8 =
+      blas && !cuda_has(context, 3) && cuda_fp8_suits(context->device, dtype, args->n_out);
+  const layout l = measure(dtype, args->n, args->n_in, 0, 0, blas, fp8);
   const uint32_t size = tile_size(context, dtype, args->n, args->n_out);
   context->workspace_bytes = l.bytes;
   if (dtype != CS_DTYPE_F32) {
-    context->error_class = CS_ERROR_HALF;
+    context->error_class = fp8 ? CS_ERROR_INT8 : CS_ERROR_HALF; /* FP8 itself has no class */
     context->support = CS_SUPPORT_COMPOSED;
   }
-  if (!cuda_want_workspace(context) || !add_halves(context, args, dtype, args->n, &l)) return false;
-  if (blas) add_blas(context, args, dtype, &l);
+  if (!cuda_want_workspace(context)) return false;
+  bool chosen = false;
+  if (fp8 && !add_fp8(context, args, &l, &chosen)) return false;
+  if (!add_halves(context, args, dtype, args->n, &l)) return false;
+  if (blas && !chosen) add_blas(context, args, dtype, &l);
   return add_tiles(context, args, dtype, parts(args->n, size), size);
 }
 
@@ -211,7 +252,7 @@ static bool add_grouped(cuda_rule_context *context, cuda_matmul_args *args, uint
   const uint32_t size = tile_size(context, dtype, args->n / args->n_experts, args->n_out);
   const uint64_t n_groups = args->n / size + args->n_experts + 1; /* each expert's last is short */
   const uint64_t most_groups = args->n / SMALL_TILE + args->n_experts + 1;
-  const layout l = measure(dtype, x_rows, args->n_in, args->n, most_groups, false);
+  const layout l = measure(dtype, x_rows, args->n_in, args->n, most_groups, false, false);
   context->workspace_bytes = l.bytes;
   context->support = CS_SUPPORT_COMPOSED;
   if (dtype != CS_DTYPE_F32) context->error_class = CS_ERROR_HALF;

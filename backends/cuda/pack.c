@@ -6,7 +6,7 @@
  *
  * Rows are repacked a slice at a time through a host buffer, so that a large weight costs little
  * host memory; rows that need no change are copied from where they are. */
-#include "cuda_plugin.h"
+#include "fp8.h"
 
 #include <string.h>
 
@@ -174,6 +174,20 @@ static cs_status upload(const cs_plugin_memory *memory, const source *from, cs_e
   return status;
 }
 
+/* The weight once more as e4m3, `offset` bytes into its memory. */
+static cs_status add_fp8(cs_plugin_memory *memory, uint64_t offset, cs_error *error) {
+  const cuda_weight *weight = &memory->weight;
+  const cuda_rows rows = {weight->data, weight->row_bytes / 2};
+  void *base = (void *)((uintptr_t)weight->data + offset);
+  cs_status status = cuda_enter(memory->device, error);
+  if (status != CS_OK) return status;
+  memory->fp8 = cuda_fp8_place(base, rows, weight->dtype, memory->n_rows, memory->n_columns);
+  const CUresult code = cuda_fp8_convert(memory->device, &memory->fp8);
+  cuda_leave(memory->device);
+  if (code == CUDA_SUCCESS) return CS_OK;
+  return cuda_error(memory->device->driver, error, code, "a weight in FP8");
+}
+
 cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight_in,
                             cs_plugin_memory **out, cs_packed_info *info, cs_error *error) {
   *out = NULL;
@@ -182,7 +196,10 @@ cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight_in
   cs_status status = cs_sdk_struct_read(&weight, sizeof weight, weight_in, error);
   if (status == CS_OK) status = read_source(device, &weight, &from, error);
   if (status != CS_OK) return status;
-  const uint64_t bytes = from.n_matrices * from.matrix_bytes;
+  const bool fp8 = from.n_matrices == 1 && (weight.usage & CS_USAGE_MATMUL) != 0 &&
+                   cuda_fp8_suits(device, from.dtype, from.n_rows);
+  const uint64_t plain_bytes = from.n_matrices * from.matrix_bytes;
+  const uint64_t bytes = plain_bytes + (fp8 ? cuda_fp8_bytes(from.n_rows, from.n_columns) : 0);
   cs_plugin_memory *memory = NULL;
   status = cuda_memory_allocate(device, bytes, CS_MEMORY_DEVICE, &memory, error);
   if (status != CS_OK) return status;
@@ -198,6 +215,7 @@ cs_status cuda_weights_pack(cs_plugin_device *device, const cs_weight *weight_in
                                  .scale_row_bytes = from.scale_row_bytes,
                                  .dtype = from.dtype};
   status = upload(memory, &from, error);
+  if (status == CS_OK && fp8) status = add_fp8(memory, plain_bytes, error);
   if (status != CS_OK) {
     cuda_memory_free(device, memory);
     return status;

@@ -219,8 +219,8 @@ cs_status cuda_plan_launch_some(cs_plugin_device *device, const cuda_plan *plan,
   for (uint64_t i = first; i < end; i++) {
     const cuda_step *step = &plan->steps[i];
     if (step->kernel == CUDA_STEP_BLAS) {
-      if (cuda_blas_run(device->blas, (const void *)(plan->arguments + step->arguments), stream))
-        i++;
+      const cuda_blas_call *call = (const void *)(plan->arguments + step->arguments);
+      if (cuda_blas_run(device->blas, call, stream)) i += call->n_stand_ins;
       continue;
     }
     const CUresult code = launch_kernel(device, plan, step, stream);

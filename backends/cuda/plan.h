@@ -8,7 +8,7 @@
 #include "blas.h"
 #include "cuda_plugin.h"
 
-#define CUDA_STEP_BLAS KERNEL_LIMIT /* a cuda_blas_call; the step behind it is its stand-in */
+#define CUDA_STEP_BLAS KERNEL_LIMIT /* a cuda_blas_call; its stand-ins follow */
 
 typedef struct cuda_step {
   cuda_kernel kernel; /* or CUDA_STEP_BLAS */
@@ -89,8 +89,8 @@ void *cuda_base_of(const cuda_rule_context *context, uint32_t operand);
 bool cuda_step_add(cuda_rule_context *context, cuda_kernel kernel, uint64_t grid_x, uint64_t grid_y,
                    uint64_t grid_z, uint32_t threads, const void *args, size_t args_bytes);
 
-/* Appends a call of cuBLASLt; the launch appended next does the same work and runs in its place
- * where the library fails. */
+/* Appends a call of cuBLASLt; the call->n_stand_ins steps appended next do the same work, and run
+ * in its place where the library fails. */
 void cuda_step_add_blas(cuda_rule_context *context, const cuda_blas_call *call);
 
 /* The address `offset` bytes into the workspace; NULL without a plan. */

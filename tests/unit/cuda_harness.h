@@ -36,7 +36,8 @@ typedef struct fixture {
   const cs_external_memory_table *external;
   long (*live_objects)(void);
   void (*reset)(void);
-  long (*blas_live)(void), (*blas_matmuls)(void), (*blas_questions)(void), (*nvml_live)(void);
+  long (*blas_live)(void), (*blas_matmuls)(void), (*blas_fp8)(void), (*blas_questions)(void);
+  long (*nvml_live)(void);
   cs_plugin_instance *instance;
   cs_plugin_device *device;
   cs_plugin_stream *stream;
@@ -75,6 +76,7 @@ static void load_plugin(void) {
   *(void **)&f.reset = find_symbol("libcuda.so.1", "fakeReset");
   *(void **)&f.blas_live = find_symbol("libcublasLt.so.13", "fakeBlasLiveObjects");
   *(void **)&f.blas_matmuls = find_symbol("libcublasLt.so.13", "fakeBlasMatmuls");
+  *(void **)&f.blas_fp8 = find_symbol("libcublasLt.so.13", "fakeBlasFp8");
   *(void **)&f.blas_questions = find_symbol("libcublasLt.so.13", "fakeBlasQuestions");
   *(void **)&f.nvml_live = find_symbol("libnvidia-ml.so.1", "fakeNvmlLive");
   cs_plugin_query_fn query;
@@ -120,7 +122,7 @@ static int set_up(void **state) {
   f.logged[0] = '\0';
   assert_int_equal(f.devices->instance_create(&host, &f.instance, &error), CS_OK);
   open_device(NULL);
-  f.blas_matmuls(), f.blas_questions();
+  f.blas_matmuls(), f.blas_fp8(), f.blas_questions();
   return 0;
 }
 

@@ -167,8 +167,8 @@ static void give_back(placed *p) {
   free(p->id_values);
 }
 
-/* What is in out against the float64 sums. */
-static void check(const product *c, const placed *p) {
+/* The error of what is in out against the float64 sums. */
+static double nmse(const product *c, const placed *p) {
   cs_error error = CS_ERROR_INIT;
   const uint64_t bytes = p->out_rows * c->n_out * 4;
   float *out = malloc(bytes);
@@ -191,9 +191,18 @@ static void check(const product *c, const placed *p) {
     }
   }
   free(out);
-  if (!(difference / norm < CS_NMSE_LIMIT_HALF))
+  return difference / norm;
+}
+
+static void check_within(const product *c, const placed *p, double least, double limit) {
+  const double found = nmse(c, p);
+  if (!(found >= least && found < limit))
     fail_msg("dtype %u, (%u, %u, %u), %u experts: NMSE %g", c->dtype, c->n, c->n_out, c->n_in,
-             c->n_experts, difference / norm);
+             c->n_experts, found);
+}
+
+static void check(const product *c, const placed *p) {
+  check_within(c, p, 0, CS_NMSE_LIMIT_HALF);
 }
 
 static void enqueue(const placed *p) {
@@ -358,6 +367,114 @@ static void a_failing_library_is_told_once_and_done_without(void **state) {
   }
 }
 
+/* ---- FP8 ---- */
+
+/* e4m3 keeps 3 bits behind the leading one: between two powers of two values lie 1/8 of the smaller
+ * one apart, so that an error has the variance 1/768 of its square where the mean square is 7/3 of
+ * it. That is 5.6e-4 of a product's operand, and 1.1e-3 of a product whose operands err alone. */
+#define FP8_LEAST 5e-4
+#define FP8_MOST  1.7e-3
+
+static void reopen_with_fp8(const char *how) {
+  const cs_option option = {"fp8", "always"};
+  close_device();
+  break_driver(how);
+  open_device(&option);
+}
+
+static const product fp8_products[] = {
+    {.dtype = CS_DTYPE_BF16, .n = 40, .n_out = 48, .n_in = 64},
+    {.dtype = CS_DTYPE_F16, .n = 33, .n_out = 16, .n_in = 100},
+    {.dtype = CS_DTYPE_BF16, .n = 70, .n_out = 32, .n_in = 1100}};
+#define N_FP8 (sizeof fp8_products / sizeof fp8_products[0])
+
+static void run_within(const product *c, double least, double limit) {
+  placed p;
+  place(c, &p);
+  enqueue(&p);
+  check_within(c, &p, least, limit);
+  give_back(&p);
+}
+
+static void products_in_fp8_err_as_e4m3_does(void **state) {
+  (void)state;
+  static const product added = {
+      .dtype = CS_DTYPE_BF16, .n = 32, .n_out = 64, .n_in = 96, .residual = true};
+  reopen_with_fp8("capability=9");
+  for (size_t i = 0; i < N_FP8; i++)
+    run_within(&fp8_products[i], FP8_LEAST, FP8_MOST);
+  run_within(&added, CS_NMSE_LIMIT_HALF, FP8_MOST); /* what is added is exact */
+  assert_int_equal(f.blas_fp8(), N_FP8 + 1);
+}
+
+static void what_fp8_does_not_suit_stays_in_halves(void **state) {
+  (void)state;
+  static const product others[] = {
+      {.dtype = CS_DTYPE_BF16, .n = 31, .n_out = 48, .n_in = 64},               /* few rows */
+      {.dtype = CS_DTYPE_BF16, .n = 40, .n_out = 50, .n_in = 64},               /* odd columns */
+      {.dtype = CS_DTYPE_F16, .n = 40, .n_out = 48, .n_in = 64, .bias = true}}; /* float32 bias */
+  reopen_with_fp8("capability=9");
+  for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+    run(&others[i]);
+  assert_int_equal(f.blas_fp8(), 0);
+  assert_int_equal(f.blas_matmuls(), 2);
+  reopen_with_fp8("capability=9,fp8_none=1");
+  run(&fp8_products[0]);
+  assert_int_equal(f.blas_fp8(), 0);
+  assert_int_equal(f.blas_matmuls(), 1);
+}
+
+static void a_failing_product_in_fp8_has_its_stand_ins(void **state) {
+  (void)state;
+  reopen_with_fp8("capability=9,blas_matmul=1");
+  for (size_t i = 0; i < N_FP8; i++)
+    run(&fp8_products[i]);
+  assert_int_equal(f.blas_matmuls(), 0);
+}
+
+static void a_scale_follows_the_activations(void **state) {
+  (void)state;
+  placed p;
+  reopen_with_fp8("capability=9");
+  place(&fp8_products[0], &p);
+  for (float factor = 1e-6f; factor < 1e7f; factor *= 1000) {
+    cs_error error = CS_ERROR_INIT;
+    const uint64_t n = p.x_rows * fp8_products[0].n_in;
+    for (uint64_t i = 0; i < n; i++)
+      p.x_values[i] = factor * noise(i, 7);
+    assert_int_equal(f.streams->stream_upload(f.stream, p.x, 0, p.x_values, 4 * n, &error), CS_OK);
+    enqueue(&p);
+    check_within(&fp8_products[0], &p, FP8_LEAST, FP8_MOST);
+  }
+  give_back(&p);
+}
+
+static void fp8_is_refused_in_one_line(void **state) {
+  (void)state;
+  static const struct {
+    const char *how, *cublaslt, *fp8;
+    cs_status status;
+    const char *words;
+  } cases[] = {
+      {"capability=8", "on", "always", CS_UNSUPPORTED, "8.9 is needed, the device has 8.0"},
+      {"capability=9,blas_create=1", "on", "always", CS_UNSUPPORTED, "cuBLASLt"},
+      {"capability=9", "off", "always", CS_INVALID_ARGUMENT, "cublaslt=off"},
+      {"capability=9", "on", "on", CS_INVALID_ARGUMENT, "must be always or never"},
+      {"capability=8", "off", "never", CS_OK, ""}};
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    const cs_option options[] = {{"cublaslt", cases[i].cublaslt}, {"fp8", cases[i].fp8}};
+    cs_error error = CS_ERROR_INIT;
+    cs_plugin_device *device = NULL;
+    break_driver(cases[i].how);
+    assert_int_equal(
+        f.devices->device_open(f.instance, 0, options, 2, sizeof options[0], &device, &error),
+        cases[i].status);
+    assert_int_equal(device != NULL, cases[i].status == CS_OK);
+    assert_non_null(strstr(error.message, cases[i].words));
+    if (device) f.devices->device_close(device);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {TEST(large_tiles_are_right),
                                      TEST(rows_are_grouped_by_expert),
@@ -365,6 +482,11 @@ int main(void) {
                                      TEST(a_soft_cap_stays_with_the_own_kernels),
                                      TEST(a_choice_is_made_once_a_shape),
                                      TEST(a_recorded_product_repeats_with_new_bytes),
-                                     TEST(a_failing_library_is_told_once_and_done_without)};
+                                     TEST(a_failing_library_is_told_once_and_done_without),
+                                     TEST(products_in_fp8_err_as_e4m3_does),
+                                     TEST(what_fp8_does_not_suit_stays_in_halves),
+                                     TEST(a_failing_product_in_fp8_has_its_stand_ins),
+                                     TEST(a_scale_follows_the_activations),
+                                     TEST(fp8_is_refused_in_one_line)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

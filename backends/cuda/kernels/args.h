@@ -18,7 +18,7 @@ typedef struct cuda_rows {
 #define CUDA_F16  2
 #define CUDA_BF16 3
 #define CUDA_I8   4 /* of KV: whole numbers, a scale for each row */
-#define CUDA_F8   8 /* of KV: e4m3 */
+#define CUDA_F8   8 /* e4m3 */
 #define CUDA_Q8_0 32
 #define CUDA_Q4_0 33
 #define CUDA_Q4_1 34
@@ -168,6 +168,15 @@ typedef struct cuda_halve_args {
   uint32_t bf16, reserved;
 } cuda_halve_args;
 
+/* out(n_rows, out_stride) e4m3 of x(n_rows, n_columns) with one float32 scale; largest(n_rows)
+ * float32 is what the kernels tell each other. */
+typedef struct cuda_fp8_args {
+  cuda_rows x;
+  void *out, *largest, *scale;
+  uint64_t out_stride, n_columns;
+  uint32_t n_rows, x_dtype;
+} cuda_fp8_args;
+
 /* order(n_slots) uint32, groups(n_groups, 4) uint32. */
 typedef struct cuda_moe_sort_args {
   cuda_rows ids;
@@ -268,6 +277,9 @@ typedef struct cuda_attention_args {
   CUDA_KERNELS_VECTOR(X, q6_k)                                                                     \
   X(matmul_f32)                                                                                    \
   X(halve_rows)                                                                                    \
+  X(fp8_largest)                                                                                   \
+  X(fp8_scale)                                                                                     \
+  X(fp8_rows)                                                                                      \
   X(moe_sort)                                                                                      \
   CUDA_KERNELS_TILE(X, f16)                                                                        \
   CUDA_KERNELS_TILE(X, bf16)                                                                       \

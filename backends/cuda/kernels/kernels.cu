@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "attention.cuh"
+#include "fp8.cuh"
 #include "kv.cuh"
 #include "matmul.cuh"
 #include "rows.cuh"

@@ -2,7 +2,7 @@
  * the fake driver's stream comes to them. It refuses what the real library refuses, and an
  * algorithm that was chosen for another shape. CONSORT_FAKE_CUDA (driver.cpp) breaks it:
  *   blas_create  what cublasLtCreate answers   blas_none  no algorithm is found
- *   blas_matmul  this cublasLtMatmul fails */
+ *   blas_matmul  this cublasLtMatmul fails     fp8_none   no algorithm for FP8 is found */
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -21,11 +21,12 @@ extern "C" int fakeEnqueue(void *stream, void (*run)(const void *), const void *
 
 namespace {
 
-std::atomic<long> n_live{0}, n_matmuls{0}, n_asked{0};
+std::atomic<long> n_live{0}, n_matmuls{0}, n_fp8{0}, n_asked{0};
 
 struct desc {
   int transpose_a = 0, epilogue = 1;
   const float *bias = nullptr;
+  const float *scale_a = nullptr, *scale_b = nullptr; /* of FP8; 1 where none is given */
 };
 
 struct layout {
@@ -39,18 +40,20 @@ struct preference {
   uint32_t align[4] = {256, 256, 256, 256};
 };
 
-/* d(m, n) = transpose(a(k, m)) b(k, n) + bias + beta c, column-major. */
+/* d(m, n) = scales transpose(a(k, m)) b(k, n) + bias + beta c, column-major. */
 struct product {
   layout a, b, c, d;
-  const uint16_t *a_data, *b_data;
-  const float *c_data, *bias;
+  const void *a_data, *b_data;
+  const float *c_data, *bias, *scale_a, *scale_b;
   float *d_data;
   float beta;
   void *workspace;
 };
 
-double element(const layout &l, const uint16_t *data, uint64_t row, uint64_t column) {
-  const uint16_t bits = data[column * uint64_t(l.ld) + row];
+double element(const layout &l, const void *data, uint64_t row, uint64_t column) {
+  const uint64_t at = column * uint64_t(l.ld) + row;
+  if (l.type == BLAS_F8_E4M3) return cs_f32_from_e4m3(static_cast<const uint8_t *>(data)[at]);
+  const uint16_t bits = static_cast<const uint16_t *>(data)[at];
   return l.type == BLAS_F16 ? cs_f32_from_f16(bits) : cs_f32_from_bf16(bits);
 }
 
@@ -58,14 +61,22 @@ void multiply(const void *from) {
   product p;
   memcpy(&p, from, sizeof p);
   memset(p.workspace, 0xa5, 4096); /* it is the call's to write */
+  const double scale = double(p.scale_a ? *p.scale_a : 1) * double(p.scale_b ? *p.scale_b : 1);
   for (uint64_t j = 0; j < p.d.columns; j++)
     for (uint64_t i = 0; i < p.d.rows; i++) {
-      double sum = p.bias ? p.bias[i] : 0;
+      double sum = 0;
       for (uint64_t k = 0; k < p.a.rows; k++)
         sum += element(p.a, p.a_data, k, i) * element(p.b, p.b_data, k, j);
+      sum = sum * scale + (p.bias ? p.bias[i] : 0);
       if (p.beta != 0) sum += p.beta * p.c_data[j * uint64_t(p.c.ld) + i];
       p.d_data[j * uint64_t(p.d.ld) + i] = float(sum);
     }
+}
+
+/* FP8: whole 16 elements in the directions that tensor cores take, no bias in float32. */
+bool fits_fp8(const desc &what, const layout &a) {
+  return a.type != BLAS_F8_E4M3 || (what.epilogue != BLAS_EPILOGUE_BIAS && a.rows % 16 == 0 &&
+                                    a.columns % 16 == 0 && a.ld % 16 == 0);
 }
 
 bool fits(const desc &what, const layout &a, const layout &b, const layout &c, const layout &d) {
@@ -73,7 +84,7 @@ bool fits(const desc &what, const layout &a, const layout &b, const layout &c, c
          c.type == BLAS_F32 && d.type == BLAS_F32 && a.rows == b.rows && a.columns == d.rows &&
          b.columns == d.columns && c.rows == d.rows && c.columns == d.columns &&
          a.ld >= int64_t(a.rows) && b.ld >= int64_t(b.rows) && c.ld >= int64_t(c.rows) &&
-         d.ld >= int64_t(d.rows) && a.ld % 8 == 0 && b.ld % 8 == 0;
+         d.ld >= int64_t(d.rows) && a.ld % 8 == 0 && b.ld % 8 == 0 && fits_fp8(what, a);
 }
 
 } // namespace
@@ -83,9 +94,13 @@ EXPORT long fakeBlasLiveObjects() {
   return n_live;
 }
 
-/* Products that ran or were recorded, and algorithms asked for, since the last question. */
+/* Products that ran or were recorded, those among them in FP8, and algorithms asked for, since the
+ * last question. */
 EXPORT long fakeBlasMatmuls() {
   return n_matmuls.exchange(0);
+}
+EXPORT long fakeBlasFp8() {
+  return n_fp8.exchange(0);
 }
 EXPORT long fakeBlasQuestions() {
   return n_asked.exchange(0);
@@ -127,6 +142,10 @@ EXPORT int cublasLtMatmulDescSetAttribute(void *to, int attribute, const void *v
     memcpy(&what->epilogue, value, bytes);
   else if (bytes == sizeof(void *) && attribute == BLAS_DESC_BIAS)
     memcpy(&what->bias, value, bytes);
+  else if (bytes == sizeof(void *) && attribute == BLAS_DESC_SCALE_A)
+    memcpy(&what->scale_a, value, bytes);
+  else if (bytes == sizeof(void *) && attribute == BLAS_DESC_SCALE_B)
+    memcpy(&what->scale_b, value, bytes);
   else
     return INVALID_VALUE;
   return BLAS_SUCCESS;
@@ -179,6 +198,7 @@ EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *what, void *a, voi
   n_asked++;
   if (!handle || wanted < 1 || given.align[0] < 16 || given.align[1] < 16) return INVALID_VALUE;
   if (setting("blas_none", 0) ||
+      (setting("fp8_none", 0) && static_cast<layout *>(a)->type == BLAS_F8_E4M3) ||
       !fits(*static_cast<desc *>(what), *static_cast<layout *>(a), *static_cast<layout *>(b),
             *static_cast<layout *>(c), d_layout))
     return NOT_SUPPORTED;
@@ -201,10 +221,12 @@ EXPORT int cublasLtMatmul(void *handle, void *what, const void *alpha, const voi
                      *static_cast<layout *>(b_layout),
                      *static_cast<layout *>(c_layout),
                      *static_cast<layout *>(d_layout),
-                     static_cast<const uint16_t *>(a),
-                     static_cast<const uint16_t *>(b),
+                     a,
+                     b,
                      static_cast<const float *>(c),
                      kind.epilogue == BLAS_EPILOGUE_BIAS ? kind.bias : nullptr,
+                     kind.scale_a,
+                     kind.scale_b,
                      static_cast<float *>(d),
                      *static_cast<const float *>(beta),
                      workspace};
@@ -214,5 +236,6 @@ EXPORT int cublasLtMatmul(void *handle, void *what, const void *alpha, const voi
     return INVALID_VALUE;
   if (setting("blas_matmul", 0) && ++n_calls >= setting("blas_matmul", 0)) return EXECUTION_FAILED;
   n_matmuls++;
+  n_fp8 += p.a.type == BLAS_F8_E4M3;
   return fakeEnqueue(stream, multiply, &p, sizeof p) == 0 ? BLAS_SUCCESS : EXECUTION_FAILED;
 }
