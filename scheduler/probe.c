@@ -24,7 +24,8 @@
 
 struct cs_probe {
   cs_device *device; /* retained */
-  cs_stream *stream; /* owned */
+  cs_stream *stream; /* owned; NULL once it was given up */
+  uint64_t deadline_us;
 };
 
 cs_status cs_probe_create(cs_device *device, cs_probe **out, cs_error *error) {
@@ -38,6 +39,7 @@ cs_status cs_probe_create(cs_device *device, cs_probe **out, cs_error *error) {
   }
   cs_device_retain(device);
   probe->device = device;
+  probe->deadline_us = DEADLINE_US;
   *out = probe;
   return CS_OK;
 }
@@ -47,6 +49,21 @@ void cs_probe_destroy(cs_probe *probe) {
   cs_stream_destroy(probe->stream);
   cs_device_release(probe->device);
   free(probe);
+}
+
+void cs_probe_set_deadline(cs_probe *probe, uint64_t deadline_us) {
+  probe->deadline_us = deadline_us;
+}
+
+/* Waits for what was enqueued. Work that takes too long may still run, and no buffer of it may go:
+ * the stream goes first, which ends it. */
+static cs_status wait_for_all(cs_probe *probe, cs_error *error) {
+  const cs_status status = cs_stream_synchronize(probe->stream, probe->deadline_us, error);
+  if (status == CS_TIMEOUT) {
+    cs_stream_destroy(probe->stream);
+    probe->stream = NULL;
+  }
+  return status;
 }
 
 /* ---- the measuring loop ---- */
@@ -63,7 +80,7 @@ static cs_status run_once(cs_probe *probe, enqueue_fn enqueue, void *work, doubl
                           cs_error *error) {
   const double begin = now_seconds();
   cs_status status = enqueue(probe, work, error);
-  if (status == CS_OK) status = cs_stream_synchronize(probe->stream, DEADLINE_US, error);
+  if (status == CS_OK) status = wait_for_all(probe, error);
   *seconds = now_seconds() - begin;
   return status;
 }
@@ -142,7 +159,7 @@ static cs_status filled_buffer(cs_probe *probe, uint64_t bytes, const void *from
   status = from ? cs_stream_upload(probe->stream, *out, 0, from, bytes, error)
                 : cs_stream_fill(probe->stream, *out, 0, bytes, 0, error);
   if (status != CS_OK) return status;
-  return cs_stream_synchronize(probe->stream, DEADLINE_US, error);
+  return wait_for_all(probe, error);
 }
 
 static void destroy_buffers(cs_buffer **buffers, size_t n_buffers) {

@@ -13,6 +13,10 @@ typedef struct cs_probe cs_probe; /* used by one thread at a time */
 cs_status cs_probe_create(cs_device *device, cs_probe **out, cs_error *error);
 void cs_probe_destroy(cs_probe *probe);
 
+/* How long one measurement may take, 20 s unless told; it then ends with CS_TIMEOUT, and the probe
+ * is good for no more work. */
+void cs_probe_set_deadline(cs_probe *probe, uint64_t deadline_us);
+
 /* A matrix product out(n_rows, n_out) = x(n_rows, n_in) * transpose(weight(n_out, n_in)). n_copies
  * weights are used in turn, so that together they can exceed the device's caches. */
 typedef struct cs_probe_matmul {

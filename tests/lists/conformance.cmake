@@ -42,6 +42,8 @@ if(TARGET consort_plugin_fault)
   consort_add_unit_test(scheduler_faults_test consort_scheduler)
   target_include_directories(scheduler_faults_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/unit)
   add_dependencies(scheduler_faults_test consort_plugin_cpu consort_plugin_fault)
+  consort_add_unit_test(scheduler_probe_test consort_scheduler)
+  add_dependencies(scheduler_probe_test consort_plugin_cpu consort_plugin_fault)
 endif()
 
 # The page of what is supported agrees with what the tests above have just found.
