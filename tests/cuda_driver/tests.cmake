@@ -68,3 +68,4 @@ consort_add_python_test(cuda_kernels_test integration/cuda_kernels_test.py slow)
 set_property(TEST cuda_kernels_test APPEND PROPERTY ENVIRONMENT
   "CONSORT_TEST_SOURCE=${PROJECT_SOURCE_DIR}" "CONSORT_TEST_NVCC=${CONSORT_NVCC}"
   "CONSORT_TEST_CUDA_TARGETS=${cuda_all_targets}")
+set_tests_properties(cuda_kernels_test PROPERTIES TIMEOUT 1500)

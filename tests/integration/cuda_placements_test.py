@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import unittest
 
-from program import DEMO_F32, DEMO_Q8_0, consort_json, stories
+import numpy as np
+from program import DEMO_F32, DEMO_Q8_0, consort, consort_json, scratch, stories
 
+import compare
 import reference
 from gguf import GgufFile
 
@@ -60,6 +62,26 @@ class CudaPlacementsTest(unittest.TestCase):
             result = self.run_on(DEMO_Q8_0, "ROMEO:\nBut soft, what light through yonder window", 4, "cuda:0", "cpu:0",
                                  "--kv-dtype", kv_dtype)
             self.assertEqual(len(result["tokens"]), 4)
+
+    def test_caches_of_8_bits_lose_what_they_lose_on_the_cpu(self) -> None:
+        prompt, n_split = list(range(7, 7 + 24)), 17
+        exact = self.logits(prompt, "--device", "cpu:0")
+        for kv_dtype, limit in (("int8", 1e-4), ("fp8", 2e-3)):  # as in kv_dtype_test.py
+            alone = self.logits(prompt, "--device", "cpu:0", "--kv-dtype", kv_dtype)
+            for prefill, decode in PLACEMENTS:
+                with self.subTest(kv_dtype=kv_dtype, prefill=prefill, decode=decode):
+                    where = ["--device", prefill] if prefill == decode else ["--prefill", prefill, "--decode", decode,
+                                                                            "--split", n_split]
+                    found = self.logits(prompt, *where, "--kv-dtype", kv_dtype)
+                    self.assertLess(compare.compare(found, exact, limit).nmse, limit)
+                    # Halves of tensor cores, and elements that fall to the other side of a middle.
+                    self.assertLess(compare.compare(found, alone, 2e-5).nmse, 2e-5)
+
+    def logits(self, tokens: list[int], *arguments: object) -> np.ndarray:
+        out = scratch() / "logits.npy"
+        done = consort("logits", DEMO_F32, "--tokens", ",".join(map(str, tokens)), "-o", out, *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return np.load(out)
 
 
 if __name__ == "__main__":
