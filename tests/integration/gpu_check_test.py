@@ -26,15 +26,15 @@ class GpuCheckTest(unittest.TestCase):
             smi.chmod(0o755)
             sanitizer.chmod(0o755)
             env = {**os.environ, "CONSORT_NVIDIA_SMI": str(smi), "CONSORT_COMPUTE_SANITIZER": str(sanitizer),
-                   "CONSORT_NVCC": "/bin/true", "CONSORT_GPU_CHECK_TORCH": "/bin/false"}
+                   "CONSORT_FAKE_CUDA": "capability=9", "CONSORT_NVCC": "/bin/true", "CONSORT_GPU_CHECK_TORCH": "/bin/false"}
             env.pop("CONSORT_GPU_CHECK_LLAMA", None)
             done = subprocess.run([SCRIPT, "--build", build, "--no-build", "--small", "--only",
-                                   "placements,sanitizer,probe,bf16,batch,q4,disaggregated,transformers,llama"],
+                                   "placements,sanitizer,probe,bf16,batch,fp8,q4,disaggregated,transformers,llama"],
                                   capture_output=True, text=True, check=False, env=env, timeout=380)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         table = done.stdout[done.stdout.index("== result"):]
         for words in ("A fake GPU", "the tokens of cpu:0 on cuda:0 -> cuda:0", "compute-sanitizer memcheck", "GB/s, read and written",
-                      "TFLOP/s", "more than a CUDA graph made by hand", "BF16 prefill of 32", "times one sequence", "Q4_K_M decode",
+                      "TFLOP/s", "more than a CUDA graph made by hand", "BF16 prefill of 32", "times one sequence", "BF16 prefill in FP8", "Q4_K_M decode",
                       "cuda:0 -> cpu:0", "cpu:0 -> cpu:0", "hidden", "transformers                                   not taken",
                       "llama                                          not taken", "0 failed"):
             self.assertIn(words, table)
