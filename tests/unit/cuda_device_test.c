@@ -13,6 +13,22 @@ static void make_add(cs_op *op, cs_tensor operands[3], cs_plugin_memory *memory)
                 .operands = operands};
 }
 
+/* Such an op in memory of its own, enqueued on a driver that is broken so. */
+typedef struct broken_add {
+  cs_plugin_memory *memory;
+  cs_tensor operands[3];
+  cs_op op;
+} broken_add;
+
+static void enqueue_broken(broken_add *add, const char *how) {
+  cs_error error = CS_ERROR_INIT;
+  add->memory = allocate(512);
+  make_add(&add->op, add->operands, add->memory);
+  break_driver(how);
+  assert_int_equal(f.eager->ops_enqueue(f.stream, &add->op, 1, sizeof add->op, NULL, &error),
+                   CS_OK);
+}
+
 /* ---- tests ---- */
 
 static void the_device_says_that_it_is_fake(void **state) {
@@ -98,29 +114,22 @@ static void a_refused_launch_names_its_op(void **state) {
 static void a_signal_before_the_failure_arrives(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
-  cs_plugin_memory *memory = allocate(512);
-  cs_op op;
-  cs_tensor operands[3];
-  make_add(&op, operands, memory);
-  break_driver("launch=2,slow=50000");
-  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
+  broken_add add;
+  enqueue_broken(&add, "launch=2,slow=50000");
   assert_int_equal(f.streams->stream_signal(f.stream, f.semaphore, 1, &error), CS_OK);
-  f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error);
+  f.eager->ops_enqueue(f.stream, &add.op, 1, sizeof add.op, NULL, &error);
   f.streams->stream_signal(f.stream, f.semaphore, 2, &error);
   assert_int_equal(f.semaphores->semaphore_wait(f.semaphore, 2, WAIT_US, &error), CS_FAILED);
-  f.memory->memory_free(f.device, memory);
+  f.memory->memory_free(f.device, add.memory);
 }
 
 static void a_lost_device_is_told_and_stays_lost(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
-  cs_plugin_memory *memory = allocate(512), *more = NULL;
+  cs_plugin_memory *more = NULL;
   cs_plugin_device *again = NULL;
-  cs_op op;
-  cs_tensor operands[3];
-  make_add(&op, operands, memory);
-  break_driver("lost=1");
-  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
+  broken_add add;
+  enqueue_broken(&add, "lost=1");
   assert_int_equal(finish(&error), CS_DEVICE_LOST);
   assert_int_equal(f.memory->memory_allocate(f.device, 64, CS_MEMORY_DEVICE, &more, &error),
                    CS_DEVICE_LOST);
@@ -128,7 +137,7 @@ static void a_lost_device_is_told_and_stays_lost(void **state) {
   assert_int_equal(f.devices->device_open(f.instance, 0, NULL, 0, 0, &again, &error),
                    CS_NEEDS_NEW_PROCESS);
   assert_null(again);
-  f.memory->memory_free(f.device, memory);
+  f.memory->memory_free(f.device, add.memory);
 }
 
 static void exhausted_memory_does_no_lasting_harm(void **state) {
@@ -417,15 +426,11 @@ static void ops_are_timed_by_the_device(void **state) {
 static void times_without_events_are_an_error_of_the_list(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
-  cs_plugin_memory *memory = allocate(512);
-  cs_op op;
-  cs_tensor operands[3];
-  make_add(&op, operands, memory);
-  break_driver("event=2");
+  broken_add add;
   assert_int_equal(f.profile->stream_profile_enable(f.stream, 1, &error), CS_OK);
-  assert_int_equal(f.eager->ops_enqueue(f.stream, &op, 1, sizeof op, NULL, &error), CS_OK);
+  enqueue_broken(&add, "event=2");
   assert_int_equal(finish(&error), CS_OUT_OF_MEMORY);
-  f.memory->memory_free(f.device, memory);
+  f.memory->memory_free(f.device, add.memory);
 }
 
 int main(void) {
