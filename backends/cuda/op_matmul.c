@@ -181,6 +181,7 @@ static bool add_fp8(cuda_rule_context *context, const cuda_matmul_args *args, co
                     bool *chosen) {
   if (!context->plan) return true;
   const cuda_fp8_args *weight = &context->op->operands[2].memory->fp8;
+  if (!weight->out) return true; /* packed for no matmul */
   const cuda_fp8_args x = cuda_fp8_place(cuda_workspace_at(context, l->fp8), args->x, CS_DTYPE_F32,
                                          args->n, args->n_in);
   cuda_blas_call call = blas_call(context, args, CS_DTYPE_F8_E4M3, l);
