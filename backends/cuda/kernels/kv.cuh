@@ -94,7 +94,7 @@ DEVICE uint32_t range_tokens(const void *range, uint64_t table_tokens, uint64_t 
 /* wire = K (n_heads, n, k_width) then V (n_heads, n, v_width) of the n tokens in range, each
  * followed by the scales of its rows where the wire is int8. Warps walk over the rows (plane, head,
  * token). */
-KERNEL(kv_move, cuda_kv_move_args, CUDA_THREADS, 5) {
+KERNEL(kv_move, cuda_kv_move_args, CUDA_THREADS, 4) {
   const uint32_t n = range_tokens(a.range, a.table_blocks * a.block_tokens, a.wire_tokens);
   const uint64_t first = n ? (uint64_t)((const int32_t *)a.range)[0] : 0;
   const uint64_t plane_rows = (uint64_t)a.n_heads * n, n_rows = (a.v.base ? 2 : 1) * plane_rows;
