@@ -14,8 +14,9 @@
 
 #include "consort/status.h"
 
-#define CS_FABRIC_VERSION           2
-#define CS_FABRIC_HEADER_BYTES      32
+#define CS_FABRIC_VERSION           3
+#define CS_FABRIC_HEADER_BYTES      40
+#define CS_FABRIC_PART_BYTES        65536 /* what a fabric moves best at a time */
 #define CS_FABRIC_PROOF_BYTES       32
 #define CS_FABRIC_MAX_ADDRESS_BYTES 8192
 

@@ -20,6 +20,7 @@ typedef struct message_codec {
   const uint8_t *from; /* reading */
   size_t at;
   size_t limit;
+  uint64_t lent_bytes;   /* writing: of the last blob, left out at its end */
   const char *bad_field; /* the first that did not fit */
 } message_codec;
 
@@ -84,8 +85,8 @@ static void codec_blob(message_codec *codec, cs_blob *blob, size_t element, cons
   }
   if (!codec_take(codec, (size_t)blob->bytes, field)) return;
   if (codec->pass == PASS_READ) blob->data = codec->from + codec->at;
-  if (codec->pass == PASS_WRITE && blob->bytes > 0)
-    memcpy(codec->to + codec->at, blob->data, (size_t)blob->bytes);
+  if (codec->pass == PASS_WRITE && blob->bytes > codec->lent_bytes)
+    memcpy(codec->to + codec->at, blob->data, (size_t)(blob->bytes - codec->lent_bytes));
   codec->at += (size_t)blob->bytes;
 }
 
@@ -344,7 +345,7 @@ cs_frame *cs_frame_create(size_t bytes) {
 }
 
 void cs_frame_destroy(cs_frame *frame) {
-  if (frame && frame->on_destroy) frame->on_destroy(frame);
+  if (frame && frame->on_destroy && frame->on_destroy(frame)) return;
   free(frame);
 }
 
@@ -360,19 +361,41 @@ static cs_status encoded_bytes(const cs_message *message, uint64_t *bytes, cs_er
   return CS_OK;
 }
 
-cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error) {
-  *out = NULL;
-  uint64_t bytes = 0;
-  const cs_status status = encoded_bytes(message, &bytes, error);
-  if (status) return status;
-  cs_frame *const frame = cs_frame_create((size_t)bytes);
+/* Without the last lent_bytes of the last field. */
+static cs_status encode(const cs_message *message, uint64_t lent_bytes, uint64_t bytes,
+                        cs_frame **out, cs_error *error) {
+  cs_frame *const frame = cs_frame_create((size_t)(bytes - lent_bytes));
   if (!frame) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a message");
   cs_message copy = *message;
-  message_codec codec = {.pass = PASS_WRITE, .to = frame->data, .limit = frame->bytes};
+  message_codec codec = {
+      .pass = PASS_WRITE, .to = frame->data, .limit = (size_t)bytes, .lent_bytes = lent_bytes};
   visit_head(&codec, &copy, &bytes);
   visit_body(&codec, &copy);
   *out = frame;
   return CS_OK;
+}
+
+cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error) {
+  *out = NULL;
+  uint64_t bytes = 0;
+  const cs_status status = encoded_bytes(message, &bytes, error);
+  return status ? status : encode(message, 0, bytes, out, error);
+}
+
+/* A piece has one blob, which is its last field. */
+cs_status cs_message_encode_piece(const cs_message *message, size_t frame_bytes, cs_frame **out,
+                                  cs_blob *tail, cs_error *error) {
+  *out = NULL;
+  *tail = (cs_blob){NULL, 0};
+  uint64_t bytes = 0;
+  const cs_blob *const payload = &message->piece.payload;
+  const cs_status status = encoded_bytes(message, &bytes, error);
+  if (status) return status;
+  if (bytes > frame_bytes && bytes - frame_bytes <= payload->bytes) {
+    tail->bytes = bytes - frame_bytes;
+    tail->data = (const uint8_t *)payload->data + (payload->bytes - tail->bytes);
+  }
+  return encode(message, tail->bytes, bytes, out, error);
 }
 
 cs_status cs_message_decode(const uint8_t *data, size_t bytes, cs_message *out, cs_error *error) {

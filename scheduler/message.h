@@ -17,6 +17,7 @@
 #ifndef SCHEDULER_MESSAGE_H
 #define SCHEDULER_MESSAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -266,8 +267,9 @@ struct cs_frame {
   uint64_t arrived_us; /* set by the receiving end of a link, its own clock */
   size_t bytes;
   uint8_t *data; /* in the same allocation, aligned to 64 bytes */
-  /* Told before the frame is freed; NULL: nobody. For links that count what is on its way. */
-  void (*on_destroy)(cs_frame *frame);
+  /* Told before the frame is freed; true: it keeps the frame. NULL: nobody. For links that count
+   * what is on its way. */
+  bool (*on_destroy)(cs_frame *frame);
   void *owner; /* for on_destroy */
 };
 
@@ -277,6 +279,11 @@ void cs_frame_destroy(cs_frame *frame);
 
 /* Serializes. *out is owned by the caller. */
 cs_status cs_message_encode(const cs_message *message, cs_frame **out, cs_error *error);
+
+/* A KV_PIECE of which the frame holds the first frame_bytes at most; *tail (borrowed from the
+ * payload) is the rest. */
+cs_status cs_message_encode_piece(const cs_message *message, size_t frame_bytes, cs_frame **out,
+                                  cs_blob *tail, cs_error *error);
 
 /* Reads. Blobs are borrowed from `data`. CS_CORRUPT names the field that does not fit; any bytes
  * are safe to give. */

@@ -20,6 +20,7 @@
 #define MAX_ROUNDS     64 /* of the fabric before others have a turn */
 #define TICK_MS        100
 #define IDLE_TICK_MS   1000
+#define BUSY_POLL_US   UINT64_C(1000) /* between looks at sockets while messages move */
 #define MAX_GAP_US     UINT64_C(400000)
 #define MIN_SILENCE_MS 500
 #define MAX_SILENCE_MS 600000
@@ -259,6 +260,7 @@ static void fill_poll(cs_net *net, net_poll *polled) {
 }
 
 static void serve_poll(cs_net *net, net_poll *polled) {
+  if (polled->fds[POLL_WAKE].revents) drain_wake(net);
   for (nfds_t i = POLL_FIXED; i < polled->n; i++) {
     if (!polled->fds[i].revents) continue;
     if (i >= POLL_FIXED + polled->n_doors) {
@@ -295,9 +297,8 @@ static bool is_stopping(cs_net *net) {
 static void *net_main(void *argument) {
   cs_net *const net = argument;
   net_poll polled = {.n = 0};
-  uint64_t last_us = cs_now_us();
+  uint64_t last_us = cs_now_us(), polled_us = 0;
   while (!is_stopping(net)) {
-    drain_wake(net);
     adopt_incoming(net);
     const bool worked = progress_fabric(net);
     const uint64_t now_us = cs_now_us();
@@ -312,6 +313,8 @@ static void *net_main(void *argument) {
     const bool more = progress_fabric(net) || worked;
     const bool sleeps = !more && net->options.table->arm(net->fabric);
     const bool busy = net->connections || (net->doors && polled.n_doors > 0);
+    if (!sleeps && now_us - polled_us < BUSY_POLL_US) continue;
+    polled_us = now_us;
     fill_poll(net, &polled);
     if (poll(polled.fds, polled.n, !sleeps ? 0 : busy ? TICK_MS : IDLE_TICK_MS) > 0)
       serve_poll(net, &polled);

@@ -1,8 +1,10 @@
-/* Two locks, because a frame that cannot be delivered is destroyed while it is being delivered, and
- * destroying it gives credit: `delivery` is held while mailboxes are filled, `mutex` never is.
+/* A connection's sending side, and its life. Two locks, because a frame that cannot be delivered is
+ * destroyed while it is being delivered, and destroying it gives credit: `delivery` is held while
+ * mailboxes are filled, `mutex` never is.
  *
- * A frame's memory is allocated when its head has come, and it stays in its channel's list until
- * all frames before it are whole: large frames are fetched and may be overtaken by small ones. */
+ * Frames go in parts, so that each that comes shows that the sender lives, however slow the way is,
+ * and so that the fabric puts it together in the receiver's memory and nowhere before. The end of a
+ * message may be lent: it is sent from where it lies, and the sender waits until it has left. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,8 +16,6 @@
 #include "core/error.h"
 #include "scheduler/net_internal.h"
 
-#define CREDIT_STEP (CS_NET_WINDOW_BYTES / 8)
-
 /* ---- headers ---- */
 
 static void put_header(const net_header *header, uint8_t *out) {
@@ -23,17 +23,12 @@ static void put_header(const net_header *header, uint8_t *out) {
   memcpy(out, header->key, CS_DOOR_KEY_BYTES);
   for (int i = 0; i < 8; i++)
     out[CS_DOOR_KEY_BYTES + i] = (uint8_t)(header->value >> (8 * i));
-  out[CS_DOOR_KEY_BYTES + 8] = header->type;
-  out[CS_DOOR_KEY_BYTES + 9] = header->channel;
-}
-
-static net_header get_header(const uint8_t *bytes) {
-  net_header header = {.type = bytes[CS_DOOR_KEY_BYTES + 8],
-                       .channel = bytes[CS_DOOR_KEY_BYTES + 9]};
-  memcpy(header.key, bytes, CS_DOOR_KEY_BYTES);
-  for (int i = 0; i < 8; i++)
-    header.value |= (uint64_t)bytes[CS_DOOR_KEY_BYTES + i] << (8 * i);
-  return header;
+  for (int i = 0; i < 4; i++) {
+    out[CS_DOOR_KEY_BYTES + 8 + i] = (uint8_t)(header->total >> (8 * i));
+    out[CS_DOOR_KEY_BYTES + 12 + i] = (uint8_t)(header->offset >> (8 * i));
+  }
+  out[CS_DOOR_KEY_BYTES + 16] = header->type;
+  out[CS_DOOR_KEY_BYTES + 17] = header->channel;
 }
 
 /* ---- sending ---- */
@@ -58,72 +53,124 @@ static cs_status refuse(cs_frame *frame, cs_error *error, const cs_error *why) {
   return why->code;
 }
 
-static cs_status connection_send(cs_link *link, cs_frame *frame, uint64_t timeout_us,
-                                 cs_error *error) {
-  net_link *const self = (net_link *)link;
+/* Why it cannot be sent now, after waiting for room in the window; with the mutex held. */
+static cs_status wait_for_window(cs_connection *connection, const net_channel_state *channel,
+                                 uint64_t bytes, uint64_t timeout_us, cs_error *why) {
+  const struct timespec deadline = cs_deadline_after(timeout_us);
+  bool late = false;
+  while (!connection->lost && !connection->closed && !late && !has_window(channel, bytes))
+    late = pthread_cond_timedwait(&connection->changed, &connection->mutex, &deadline) != 0;
+  if (connection->lost) {
+    *why = connection->why;
+    return why->code;
+  }
+  if (connection->closed) return cs_error_set(why, CS_CANCELLED, "the connection is closed");
+  if (has_window(channel, bytes)) return CS_OK;
+  return cs_error_set(why, CS_TIMEOUT, "%s took no message for %.1f s", connection->name,
+                      (double)timeout_us / 1e6);
+}
+
+/* Frame and tail, and waits for the end of the loan where there is one. */
+static cs_status send_frame(net_link *self, cs_frame *frame, net_loan *loan, uint64_t timeout_us,
+                            cs_error *error) {
   cs_connection *const connection = self->connection;
   net_channel_state *const channel = &connection->channels[self->channel];
-  const struct timespec deadline = cs_deadline_after(timeout_us);
+  const uint64_t bytes = (uint64_t)frame->bytes + (loan ? loan->tail.bytes : 0);
   cs_error why = CS_ERROR_INIT;
   net_transfer *const transfer = calloc(1, sizeof *transfer);
   if (!transfer)
     cs_error_set(&why, CS_OUT_OF_MEMORY, "no memory for a message");
-  else if (frame->bytes > CS_NET_MAX_FRAME_BYTES)
-    cs_error_set(&why, CS_OUT_OF_RANGE, "a message of %zu bytes is too long", frame->bytes);
+  else if (bytes > CS_NET_MAX_FRAME_BYTES)
+    cs_error_set(&why, CS_OUT_OF_RANGE, "a message of %llu bytes is too long",
+                 (unsigned long long)bytes);
   if (why.code) {
     free(transfer);
     return refuse(frame, error, &why);
   }
-  bool late = false;
   pthread_mutex_lock(&connection->mutex);
-  while (!connection->lost && !connection->closed && !late && !has_window(channel, frame->bytes))
-    late = pthread_cond_timedwait(&connection->changed, &connection->mutex, &deadline) != 0;
-  if (connection->lost) {
-    why = connection->why;
-  } else if (connection->closed) {
-    cs_error_set(&why, CS_CANCELLED, "the connection is closed");
-  } else if (!has_window(channel, frame->bytes)) {
-    cs_error_set(&why, CS_TIMEOUT, "%s took no message for %.1f s", connection->name,
-                 (double)timeout_us / 1e6);
-  } else {
-    *transfer = (net_transfer){.connection = connection,
-                               .frame = frame,
-                               .number = channel->n_sent++,
-                               .channel = self->channel};
-    channel->sent_bytes += frame->bytes;
-    cs_connection_retain(connection);
-    append_outgoing(connection, transfer);
-    net_wake(connection->net);
+  if (wait_for_window(connection, channel, bytes, timeout_us, &why)) {
+    pthread_mutex_unlock(&connection->mutex);
+    free(transfer);
+    return refuse(frame, error, &why);
   }
+  *transfer = (net_transfer){.connection = connection,
+                             .frame = frame,
+                             .loan = loan,
+                             .number = channel->n_sent++,
+                             .channel = self->channel};
+  channel->sent_bytes += bytes;
+  cs_connection_retain(connection);
+  append_outgoing(connection, transfer);
+  net_wake(connection->net);
+  while (loan && !loan->over)
+    pthread_cond_wait(&connection->changed, &connection->mutex);
+  if (loan && !loan->whole) why = connection->why;
   pthread_mutex_unlock(&connection->mutex);
-  if (!why.code) return CS_OK;
-  free(transfer);
-  return refuse(frame, error, &why);
+  if (why.code && error && error->struct_size >= sizeof *error) *error = why;
+  return why.code;
+}
+
+static cs_status connection_send(cs_link *link, cs_frame *frame, uint64_t timeout_us,
+                                 cs_error *error) {
+  return send_frame((net_link *)link, frame, NULL, timeout_us, error);
+}
+
+static cs_status connection_send_lent(cs_link *link, cs_frame *frame, cs_blob tail,
+                                      uint64_t timeout_us, cs_error *error) {
+  net_loan loan = {.tail = tail};
+  return send_frame((net_link *)link, frame, &loan, timeout_us, error);
+}
+
+/* One message of the fabric. The transfer ends when all of them have left. */
+static cs_status send_part(net_transfer *transfer, const net_header *header, const uint8_t *data,
+                           size_t bytes) {
+  cs_connection *const connection = transfer->connection;
+  uint8_t packed[CS_FABRIC_HEADER_BYTES];
+  cs_error error = CS_ERROR_INIT;
+  put_header(header, packed);
+  transfer->n_open++;
+  const cs_status status = connection->peer
+                               ? connection->net->options.table->send(connection->peer, packed,
+                                                                      data, bytes, transfer, &error)
+                               : cs_error_set(&error, CS_CANCELLED, "closed");
+  if (!status) return CS_OK;
+  net_connection_lose(connection, status, "%s", error.message);
+  net_on_sent(connection->net, transfer, false);
+  return status;
+}
+
+/* `bytes` from `data` on, which lie header->offset bytes behind the frame's beginning. */
+static cs_status send_parts(net_transfer *transfer, net_header *header, const uint8_t *data,
+                            size_t bytes) {
+  cs_status status = CS_OK;
+  for (size_t at = 0; at < bytes && !status;) {
+    const size_t n = bytes - at < CS_FABRIC_PART_BYTES ? bytes - at : CS_FABRIC_PART_BYTES;
+    status = send_part(transfer, header, data + at, n);
+    header->offset += (uint32_t)n;
+    at += n;
+  }
+  return status;
 }
 
 /* Takes over the transfer. */
-static void send_now(cs_connection *connection, net_transfer *transfer, const net_header *header) {
-  uint8_t bytes[CS_FABRIC_HEADER_BYTES];
-  cs_error error = CS_ERROR_INIT;
-  put_header(header, bytes);
+static void send_now(net_transfer *transfer) {
   const cs_frame *const frame = transfer->frame;
-  const cs_status status =
-      connection->net->options.table->send(connection->peer, bytes, frame ? frame->data : NULL,
-                                           frame ? frame->bytes : 0, transfer, &error);
-  if (!status) return;
-  net_on_sent(connection->net, transfer, false);
-  net_connection_lose(connection, status, "%s", error.message);
+  const cs_blob tail = transfer->loan ? transfer->loan->tail : (cs_blob){NULL, 0};
+  net_header header = {.value = transfer->number,
+                       .total = (uint32_t)(frame->bytes + tail.bytes),
+                       .type = NET_FRAME,
+                       .channel = transfer->channel};
+  memcpy(header.key, transfer->connection->send_key, CS_DOOR_KEY_BYTES);
+  transfer->n_open = 1; /* until all parts are handed over */
+  cs_status status = send_parts(transfer, &header, frame->data, frame->bytes);
+  if (!status) status = send_parts(transfer, &header, tail.data, (size_t)tail.bytes);
+  net_on_sent(transfer->connection->net, transfer, !status);
 }
 
-static void send_frames(cs_connection *connection, net_transfer *first) {
+static void send_frames(net_transfer *first) {
   while (first) {
     net_transfer *const next = first->next;
-    net_header header = {.value = first->number, .type = NET_FRAME, .channel = first->channel};
-    memcpy(header.key, connection->send_key, CS_DOOR_KEY_BYTES);
-    if (connection->peer)
-      send_now(connection, first, &header);
-    else
-      net_on_sent(connection->net, first, false);
+    send_now(first);
     first = next;
   }
 }
@@ -141,7 +188,7 @@ static void send_header(cs_connection *connection, net_type type, uint8_t channe
   pthread_mutex_lock(&connection->mutex);
   connection->n_beats_open++;
   pthread_mutex_unlock(&connection->mutex);
-  send_now(connection, transfer, &header);
+  (void)send_part(transfer, &header, NULL, 0);
 }
 
 void net_connection_pump(cs_connection *connection, uint64_t now_us) {
@@ -155,14 +202,14 @@ void net_connection_pump(cs_connection *connection, uint64_t now_us) {
   for (int i = 0; i < CS_NET_CHANNELS; i++) {
     net_channel_state *const channel = &connection->channels[i];
     const uint64_t untold = channel->consumed_bytes - channel->told_bytes;
-    due[i] = untold >= CREDIT_STEP || (beat && untold > 0);
+    due[i] = untold >= NET_CREDIT_STEP || (beat && untold > 0);
     credits[i] = channel->consumed_bytes;
     if (due[i]) channel->told_bytes = channel->consumed_bytes;
     says |= due[i];
   }
   if (says) connection->said_us = now_us;
   pthread_mutex_unlock(&connection->mutex);
-  send_frames(connection, first);
+  send_frames(first);
   for (uint8_t i = 0; i < CS_NET_CHANNELS; i++)
     if (due[i]) send_header(connection, NET_CREDIT, i, credits[i]);
   if (beat) send_header(connection, NET_BEAT, 0, 0);
@@ -172,175 +219,20 @@ void net_on_sent(void *user, void *token, bool whole) {
   (void)user;
   net_transfer *const transfer = token;
   cs_connection *const connection = transfer->connection;
-  if (!transfer->frame) {
-    pthread_mutex_lock(&connection->mutex);
-    connection->n_beats_open--;
-    pthread_mutex_unlock(&connection->mutex);
-  }
   if (!whole) net_connection_lose(connection, CS_FAILED, "a message did not reach it");
+  transfer->broken |= !whole;
+  if (--transfer->n_open > 0) return;
+  pthread_mutex_lock(&connection->mutex);
+  if (!transfer->frame) connection->n_beats_open--;
+  if (transfer->loan) {
+    transfer->loan->over = true;
+    transfer->loan->whole = !transfer->broken;
+    pthread_cond_broadcast(&connection->changed);
+  }
+  pthread_mutex_unlock(&connection->mutex);
   cs_frame_destroy(transfer->frame);
   free(transfer);
   cs_connection_release(connection);
-}
-
-/* ---- receiving ---- */
-
-static cs_connection *find_by_key(cs_net *net, const uint8_t *key) {
-  for (cs_connection *at = net->connections; at; at = at->next)
-    if (net->options.table->equal(at->receive_key, key, CS_DOOR_KEY_BYTES)) return at;
-  return NULL;
-}
-
-static void take_credit(cs_connection *connection, const net_header *header) {
-  net_channel_state *const channel = &connection->channels[header->channel];
-  pthread_mutex_lock(&connection->mutex);
-  const bool right =
-      header->value >= channel->credited_bytes && header->value <= channel->sent_bytes;
-  if (right) channel->credited_bytes = header->value;
-  pthread_cond_broadcast(&connection->changed);
-  pthread_mutex_unlock(&connection->mutex);
-  if (!right) net_connection_lose(connection, CS_CORRUPT, "it broke the rules of credit");
-}
-
-/* What is wrong with a frame that begins to arrive, or NULL. With the mutex held. */
-static const char *check_frame(const net_channel_state *channel, uint64_t number, size_t bytes) {
-  const uint64_t held = channel->received_bytes - channel->consumed_bytes;
-  if (bytes < CS_MESSAGE_HEAD_BYTES || bytes > CS_NET_MAX_FRAME_BYTES)
-    return "it sent a message of an impossible length";
-  if (held > 0 && (held > CS_NET_WINDOW_BYTES || bytes > CS_NET_WINDOW_BYTES - held))
-    return "it sent more than it had credit for";
-  if (number < channel->n_received || number - channel->n_received >= NET_HELD_FRAMES)
-    return "it sent a message out of sequence";
-  for (const net_transfer *at = channel->arriving; at; at = at->next)
-    if (at->number == number) return "it sent a message twice";
-  return NULL;
-}
-
-static void insert_arriving(net_channel_state *channel, net_transfer *transfer) {
-  net_transfer **at = &channel->arriving;
-  while (*at && (*at)->number < transfer->number)
-    at = &(*at)->next;
-  transfer->next = *at;
-  *at = transfer;
-}
-
-/* Gives credit: from whichever thread destroyed the frame. */
-static void on_frame_destroy(cs_frame *frame) {
-  net_channel_state *const channel = frame->owner;
-  cs_connection *const connection = channel->link.connection;
-  pthread_mutex_lock(&connection->mutex);
-  channel->consumed_bytes += frame->bytes;
-  const bool due = channel->consumed_bytes - channel->told_bytes >= CREDIT_STEP;
-  if (due && !connection->lost && !connection->closed) net_wake(connection->net);
-  pthread_mutex_unlock(&connection->mutex);
-  cs_connection_release(connection);
-}
-
-void *net_on_arriving(void *user, const uint8_t *bytes_of_header, size_t bytes, void **token) {
-  cs_net *const net = user;
-  const net_header header = get_header(bytes_of_header);
-  cs_connection *const connection = find_by_key(net, header.key);
-  if (!connection || header.channel >= CS_NET_CHANNELS) return NULL;
-  pthread_mutex_lock(&connection->mutex);
-  connection->heard_us = cs_now_us();
-  const bool lost = connection->lost;
-  pthread_mutex_unlock(&connection->mutex);
-  if (lost || header.type == NET_BEAT) return NULL;
-  if (header.type == NET_CREDIT) {
-    take_credit(connection, &header);
-    return NULL;
-  }
-  net_channel_state *const channel = &connection->channels[header.channel];
-  net_transfer *const transfer = calloc(1, sizeof *transfer);
-  cs_frame *const frame = bytes <= CS_NET_MAX_FRAME_BYTES ? cs_frame_create(bytes) : NULL;
-  pthread_mutex_lock(&connection->mutex);
-  const char *why = check_frame(channel, header.value, bytes);
-  if (!why && (!transfer || !frame)) why = "there is no memory for its message";
-  if (!why) {
-    *transfer = (net_transfer){.connection = connection,
-                               .frame = frame,
-                               .number = header.value,
-                               .channel = header.channel};
-    channel->received_bytes += bytes;
-    insert_arriving(channel, transfer);
-  }
-  pthread_mutex_unlock(&connection->mutex);
-  if (why) {
-    free(transfer);
-    cs_frame_destroy(frame);
-    net_connection_lose(connection, CS_CORRUPT, "%s", why);
-    return NULL;
-  }
-  cs_connection_retain(connection);
-  *token = transfer;
-  return frame->data;
-}
-
-/* The next frame of a channel if it is whole; with the mutex held. */
-static net_transfer *take_next(net_channel_state *channel) {
-  net_transfer *const first = channel->arriving;
-  if (!first || !first->whole || first->number != channel->n_received) return NULL;
-  channel->arriving = first->next;
-  channel->n_received++;
-  return first;
-}
-
-static void deliver(cs_connection *connection, net_channel_state *channel) {
-  pthread_mutex_lock(&connection->delivery);
-  for (;;) {
-    pthread_mutex_lock(&connection->mutex);
-    net_transfer *const next = take_next(channel);
-    pthread_mutex_unlock(&connection->mutex);
-    if (!next) break;
-    cs_frame *const frame = next->frame;
-    free(next);
-    const uint32_t kind = (uint32_t)frame->data[6] | (uint32_t)frame->data[7] << 8;
-    const bool allowed = kind < 64 && (channel->allowed & CS_NET_ALLOW(kind)) != 0;
-    if (!channel->mailbox || !allowed) {
-      cs_frame_destroy(frame);
-      pthread_mutex_unlock(&connection->delivery);
-      net_connection_lose(connection, CS_CORRUPT, "it sent a %s where none may come",
-                          cs_message_kind_name(kind));
-      return;
-    }
-    frame->on_destroy = on_frame_destroy;
-    frame->owner = channel;
-    cs_connection_retain(connection);
-    (void)cs_mailbox_post(channel->mailbox, frame); /* closed: nobody waits for it any more */
-  }
-  pthread_mutex_unlock(&connection->delivery);
-}
-
-/* Takes a frame that will not come out of its list. */
-static void forget_arriving(net_channel_state *channel, net_transfer *transfer) {
-  net_transfer **at = &channel->arriving;
-  while (*at != transfer)
-    at = &(*at)->next;
-  *at = transfer->next;
-  cs_frame_destroy(transfer->frame);
-  free(transfer);
-}
-
-void net_on_arrived(void *user, void *token, bool whole) {
-  (void)user;
-  net_transfer *const transfer = token;
-  cs_connection *const connection = transfer->connection;
-  net_channel_state *const channel = &connection->channels[transfer->channel];
-  pthread_mutex_lock(&connection->mutex);
-  const bool wanted = whole && !connection->lost;
-  transfer->whole = true;
-  if (!wanted) forget_arriving(channel, transfer);
-  pthread_mutex_unlock(&connection->mutex);
-  if (wanted)
-    deliver(connection, channel);
-  else
-    net_connection_lose(connection, CS_FAILED, "a message broke off");
-  cs_connection_release(connection);
-}
-
-void net_on_lost(void *user, void *peer_user, const char *why) {
-  (void)user;
-  net_connection_lose(peer_user, CS_FAILED, "%s", why);
 }
 
 /* ---- the end ---- */
@@ -372,22 +264,10 @@ static void drop_outgoing(cs_connection *connection) {
   pthread_mutex_unlock(&connection->mutex);
   while (first) {
     net_transfer *const next = first->next;
+    first->n_open = 1;
     net_on_sent(connection->net, first, false);
     first = next;
   }
-}
-
-/* Frames that are whole and wait for one before them; the others are the fabric's. */
-static void drop_arriving(cs_connection *connection) {
-  pthread_mutex_lock(&connection->mutex);
-  for (int i = 0; i < CS_NET_CHANNELS; i++) {
-    net_channel_state *const channel = &connection->channels[i];
-    for (net_transfer *at = channel->arriving, *next; at; at = next) {
-      next = at->next;
-      if (at->whole) forget_arriving(channel, at);
-    }
-  }
-  pthread_mutex_unlock(&connection->mutex);
 }
 
 void net_connection_detach(cs_connection *connection) {
@@ -397,7 +277,7 @@ void net_connection_detach(cs_connection *connection) {
   if (connection->socket >= 0) close(connection->socket);
   connection->socket = -1;
   drop_outgoing(connection);
-  drop_arriving(connection);
+  net_drop_arriving(connection);
 }
 
 /* ---- for everyone ---- */
@@ -427,7 +307,8 @@ cs_status net_connection_create(cs_net *net, const net_connection_options *optio
   pthread_mutex_init(&connection->mutex, NULL);
   cs_condition_init(&connection->changed);
   for (uint8_t i = 0; i < CS_NET_CHANNELS; i++)
-    connection->channels[i].link = (net_link){{connection_send}, connection, i};
+    connection->channels[i].link =
+        (net_link){{connection_send, connection_send_lent, CS_FABRIC_PART_BYTES}, connection, i};
   *out = connection;
   return CS_OK;
 }
@@ -438,6 +319,8 @@ void cs_connection_retain(cs_connection *connection) {
 
 void cs_connection_release(cs_connection *connection) {
   if (!connection || atomic_fetch_sub(&connection->references, 1) != 1) return;
+  for (int i = 0; i < NET_SPARE_FRAMES; i++)
+    cs_frame_destroy(connection->spares[i]);
   free(connection->address);
   pthread_cond_destroy(&connection->changed);
   pthread_mutex_destroy(&connection->mutex);

@@ -1,5 +1,5 @@
 /* What the files of the network share: net.c is its thread and sockets, net_connection.c one
- * connection. Lock order: delivery, mutex. */
+ * connection and what it sends, net_receive.c what comes. Lock order: delivery, mutex. */
 #ifndef SCHEDULER_NET_INTERNAL_H
 #define SCHEDULER_NET_INTERNAL_H
 
@@ -12,23 +12,40 @@
 #define NET_DOOR_US     UINT64_C(5000000)
 #define NET_HELD_FRAMES 4096 /* frames that came before one they have to wait for */
 
+#define NET_CREDIT_STEP  (CS_NET_WINDOW_BYTES / 8)
+#define NET_SPARE_FRAMES 8
+#define NET_SPARE_BYTES  (UINT64_C(2) << 20) /* of the largest that is kept */
+
 typedef enum net_type { NET_FRAME = 1, NET_CREDIT, NET_BEAT } net_type;
 
 typedef struct net_header {
   uint8_t key[CS_DOOR_KEY_BYTES];
   uint64_t value; /* FRAME: its number in the channel; CREDIT: bytes consumed since the beginning */
+  uint32_t total; /* FRAME: its bytes */
+  uint32_t offset; /* of this part */
   uint8_t type;
   uint8_t channel;
 } net_header;
 
+/* The end of a message that stays with its sender; guarded by the connection's mutex. */
+typedef struct net_loan {
+  cs_blob tail;
+  bool over;
+  bool whole;
+} net_loan;
+
 /* A frame on its way in or out. */
 typedef struct net_transfer {
   struct net_transfer *next;
-  cs_connection *connection; /* one reference */
+  cs_connection *connection; /* outgoing: one reference; arriving: one for each open part */
   cs_frame *frame;           /* NULL for beats and credits */
+  net_loan *loan;            /* outgoing: what follows the frame; NULL: nothing */
   uint64_t number;
+  uint32_t n_open;    /* parts that the fabric has */
+  uint32_t n_missing; /* arriving: parts that are not there yet */
   uint8_t channel;
-  bool whole;
+  bool broken;     /* outgoing: something did not leave */
+  uint8_t parts[]; /* arriving: 1 for each that has begun */
 } net_transfer;
 
 typedef struct net_link {
@@ -76,7 +93,9 @@ struct cs_connection {
   bool closed; /* by its owner */
   uint64_t heard_us;
   uint64_t said_us;
-  uint32_t n_beats_open; /* beats that have not left */
+  uint32_t n_beats_open;              /* beats that have not left */
+  cs_frame *spares[NET_SPARE_FRAMES]; /* to be used again; NULL: none */
+  uint32_t next_spare;
 };
 
 typedef struct net_door {
@@ -117,7 +136,7 @@ typedef struct net_connection_options {
 cs_status net_connection_create(cs_net *net, const net_connection_options *options,
                                 cs_connection **out, cs_error *error);
 
-/* ---- net_connection.c; called by the network's thread ---- */
+/* ---- net_connection.c and net_receive.c; called by the network's thread ---- */
 
 void net_connection_lose(cs_connection *connection, cs_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -125,6 +144,8 @@ void net_connection_lose(cs_connection *connection, cs_status status, const char
 void net_connection_pump(cs_connection *connection, uint64_t now_us);
 /* Cuts it from fabric and socket. */
 void net_connection_detach(cs_connection *connection);
+/* Forgets frames that are not whole, or wait for one before them. */
+void net_drop_arriving(cs_connection *connection);
 
 /* The fabric's events; user is the net. */
 void *net_on_arriving(void *user, const uint8_t *header, size_t bytes, void **token);

@@ -72,7 +72,8 @@ cs_status cs_remote_split(const char *name, char *address, char *device, cs_erro
 
 /* ---- links ---- */
 
-static cs_status remote_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error) {
+static cs_status remote_send_lent(cs_link *link, cs_frame *frame, cs_blob tail, uint64_t timeout_us,
+                                  cs_error *error) {
   remote_link *const self = (remote_link *)link;
   cs_remote *const remote = self->remote;
   pthread_mutex_lock(&remote->mutex);
@@ -83,10 +84,15 @@ static cs_status remote_send(cs_link *link, cs_frame *frame, uint64_t timeout_us
     cs_frame_destroy(frame);
     return cs_error_set(error, CS_CANCELLED, "worker %s is not connected", remote->name);
   }
-  const cs_status status =
-      cs_link_send(cs_connection_link(connection, self->channel), frame, timeout_us, error);
+  cs_link *const inner = cs_connection_link(connection, self->channel);
+  const cs_status status = tail.bytes > 0 ? inner->send_lent(inner, frame, tail, timeout_us, error)
+                                          : inner->send(inner, frame, timeout_us, error);
   cs_connection_release(connection);
   return status;
+}
+
+static cs_status remote_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error) {
+  return remote_send_lent(link, frame, (cs_blob){NULL, 0}, timeout_us, error);
 }
 
 static cs_status say(cs_remote *remote, const cs_message *message, cs_error *error) {
@@ -323,9 +329,10 @@ cs_status cs_remote_create(const cs_remote_options *options, cs_remote **out, cs
   *out = NULL;
   cs_remote *const remote = calloc(1, sizeof *remote);
   if (!remote) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a session");
+  const cs_link lent_link = {remote_send, remote_send_lent, CS_FABRIC_PART_BYTES};
   remote->options = *options;
-  remote->requests = (remote_link){{remote_send}, remote, CS_NET_REQUESTS};
-  remote->kv = (remote_link){{remote_send}, remote, CS_NET_KV};
+  remote->requests = (remote_link){lent_link, remote, CS_NET_REQUESTS};
+  remote->kv = (remote_link){lent_link, remote, CS_NET_KV};
   pthread_mutex_init(&remote->mutex, NULL);
   cs_status status = cs_remote_split(options->name, remote->address, remote->device, error);
   if (!status) status = cs_mailbox_create(CONTROL_BYTES, &remote->control, error);

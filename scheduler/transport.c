@@ -54,8 +54,14 @@ cs_status cs_link_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_e
 cs_status cs_link_send_message(cs_link *link, const cs_message *message, uint64_t timeout_us,
                                cs_error *error) {
   cs_frame *frame;
-  const cs_status status = cs_message_encode(message, &frame, error);
-  return status ? status : cs_link_send(link, frame, timeout_us, error);
+  cs_blob tail = {NULL, 0};
+  const bool lends = link->send_lent && message->kind == CS_MESSAGE_KV_PIECE;
+  const cs_status status =
+      lends ? cs_message_encode_piece(message, link->frame_bytes, &frame, &tail, error)
+            : cs_message_encode(message, &frame, error);
+  if (status) return status;
+  return tail.bytes > 0 ? link->send_lent(link, frame, tail, timeout_us, error)
+                        : link->send(link, frame, timeout_us, error);
 }
 
 static bool has_room(const cs_mailbox *mailbox, size_t bytes) {

@@ -23,11 +23,17 @@ struct cs_link {
   /* Takes `frame` in any case. CS_TIMEOUT when there was no room for it until then, CS_CANCELLED
    * when the other end is closed. */
   cs_status (*send)(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error);
+  /* The same for a message whose last bytes are not in `frame` but in `tail`, which is lent until
+   * this returns: it waits until they have left. The frame has frame_bytes then. NULL: the link
+   * wants whole frames. */
+  cs_status (*send_lent)(cs_link *link, cs_frame *frame, cs_blob tail, uint64_t timeout_us,
+                         cs_error *error);
+  size_t frame_bytes;
 };
 
 cs_status cs_link_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, cs_error *error);
 
-/* Encodes and sends. */
+/* Encodes and sends. The payload of a piece is not copied where the link can do without. */
 cs_status cs_link_send_message(cs_link *link, const cs_message *message, uint64_t timeout_us,
                                cs_error *error);
 

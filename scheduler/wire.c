@@ -11,22 +11,6 @@
 
 #define ROW_PIECE 64 /* elements converted at a time */
 
-uint64_t cs_wire_sum(const void *data, size_t bytes) {
-  const uint8_t *const from = data;
-  uint64_t sum = 0;
-  for (size_t at = 0; at < bytes; at += 4) {
-    uint32_t word = 0;
-    const size_t n = bytes - at < 4 ? bytes - at : 4;
-    for (size_t i = 0; i < n; i++)
-      word |= (uint32_t)from[at + i] << (8 * i);
-    uint64_t z = ((uint64_t)(at / 4) << 32 | word) + UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    sum += z ^ z >> 31;
-  }
-  return sum;
-}
-
 bool cs_wire_is_kv_dtype(uint32_t dtype) {
   return dtype == CS_DTYPE_F32 || dtype == CS_DTYPE_F16 || dtype == CS_DTYPE_BF16 ||
          dtype == CS_DTYPE_F8_E4M3 || dtype == CS_DTYPE_I8;

@@ -20,6 +20,7 @@
 #define MESSAGE_ID    7
 #define CLOSE_ROUNDS  100000
 #define TCP_BUFFER    "4m"
+#define TCP_SEGMENT   "65584" /* a part, our header and the library's 8 bytes */
 #define LOOPBACK_NAME "lo"
 
 struct cs_fabric {
@@ -48,6 +49,8 @@ typedef struct fabric_request {
   void *token;
   uint8_t header[CS_FABRIC_HEADER_BYTES];
 } fabric_request;
+
+_Static_assert(CS_FABRIC_PART_BYTES + CS_FABRIC_HEADER_BYTES + 8 == 65584, "TCP_SEGMENT");
 
 static cs_status fail(cs_error *error, const char *what, ucs_status_t status) {
   return cs_error_set(error, status == UCS_ERR_NO_MEMORY ? CS_OUT_OF_MEMORY : CS_FAILED,
@@ -238,13 +241,17 @@ static void fabric_let_in(cs_fabric *fabric, bool open) {
 /* ---- life ---- */
 
 /* Sets what the user has not set: socket buffers of 4 MiB more than double the rate of messages
- * over TCP, and who talks to this host alone needs no other interface. Fields of a transport are
- * named without it here: "TCP_SNDBUF" is the variable's name, which this call warns about. */
+ * over TCP, a part of a frame fits into one segment, so that it is sent from where it lies and
+ * comes in one call, and who talks to this host alone needs no other interface. Fields of a
+ * transport are named without it here: "TCP_SNDBUF" is the variable's name, which this call warns
+ * about. */
 static ucs_status_t configure(ucp_config_t *config, bool loopback) {
   ucs_status_t status = UCS_OK;
   if (!getenv("UCX_TCP_SNDBUF")) status = ucp_config_modify(config, "SNDBUF", TCP_BUFFER);
   if (status == UCS_OK && !getenv("UCX_TCP_RCVBUF"))
     status = ucp_config_modify(config, "RCVBUF", TCP_BUFFER);
+  if (status == UCS_OK && !getenv("UCX_TCP_RX_SEG_SIZE"))
+    status = ucp_config_modify(config, "RX_SEG_SIZE", TCP_SEGMENT);
   if (status == UCS_OK && loopback && !getenv("UCX_NET_DEVICES"))
     status = ucp_config_modify(config, "NET_DEVICES", LOOPBACK_NAME);
   return status;

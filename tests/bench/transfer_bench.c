@@ -1,6 +1,7 @@
 /* The rate at which pieces of KV go from one process to another: through a link of the network
- * layer as the transfer engine uses it (credits, order, one mailbox), first as they are, then with
- * every piece's checksum made by the sender and verified by the receiver. The other process is this
+ * layer as the transfer engine uses it (credits, order, one mailbox). First from the two slots that
+ * the engine gathers them into, which is the link alone; then from all over a KV cache, with every
+ * piece's checksum made by the sender and verified by the receiver. The other process is this
  * program again.
  *
  *   transfer_bench [LAYERS PIECES_A_LAYER PIECE_BYTES ROUNDS]
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "scheduler/net.h"
+#include "scheduler/transfer_port.h"
 #include "scheduler/wire.h"
 
 #define INBOX_BYTES ((size_t)256 << 20)
@@ -97,7 +99,7 @@ static double transfer(cs_connection *connection, cs_mailbox *answers, const pla
   cs_link *const link = cs_connection_link(connection, CS_NET_KV);
   const uint64_t begin_us = cs_now_us();
   for (uint32_t i = 0; i < p->n_layers * p->n_pieces; i++) {
-    const uint8_t *const bytes = kv + i * p->piece_bytes;
+    const uint8_t *const bytes = kv + (verifies ? i : i % CS_PORT_SLOTS) * p->piece_bytes;
     const cs_message message = {
         .kind = CS_MESSAGE_KV_PIECE,
         .piece = {.layer = i / p->n_pieces,

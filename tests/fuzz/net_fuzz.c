@@ -1,6 +1,7 @@
-/* What a fabric may hand to a connection: any headers, any lengths, frames that end before others
- * or break off, with the right key and with wrong ones. Frames reach the mailbox in sequence and of
- * allowed kinds only, what is held stays within the window, and nothing is left in the end. */
+/* What a fabric may hand to a connection: any headers, any lengths, frames in any parts, that end
+ * before others or break off, with the right key and with wrong ones. Frames reach the mailbox in
+ * sequence and of allowed kinds only, what is held stays within the window, and nothing is left in
+ * the end. */
 #include "fuzz.h"
 
 #include <pthread.h>
@@ -9,9 +10,10 @@
 
 #include "scheduler/net_internal.h"
 
-#define N_TOKENS      16
-#define MESSAGE_BYTES 4096
-#define ALLOWED       (CS_NET_ALLOW(CS_MESSAGE_KV_PIECE) | CS_NET_ALLOW(CS_MESSAGE_CANCEL))
+#define N_TOKENS  16
+#define MAX_PARTS 4
+#define MAX_BYTES ((MAX_PARTS + 1) * CS_FABRIC_PART_BYTES)
+#define ALLOWED   (CS_NET_ALLOW(CS_MESSAGE_KV_PIECE) | CS_NET_ALLOW(CS_MESSAGE_CANCEL))
 
 typedef struct input {
   const uint8_t *data;
@@ -89,26 +91,51 @@ static void drain(world *w) {
   }
 }
 
+static void put_integer(uint8_t *to, uint64_t value, int bytes) {
+  for (int i = 0; i < bytes; i++)
+    to[i] = (uint8_t)(value >> (8 * i));
+}
+
+static void fill(input *in, uint8_t *to, size_t bytes, uint32_t offset, uint8_t number) {
+  const size_t n = bytes < in->n_bytes ? bytes : in->n_bytes;
+  memset(to, 0, bytes);
+  memcpy(to, in->data, n);
+  in->data += n;
+  in->n_bytes -= n;
+  const size_t marked = CS_MESSAGE_HEAD_BYTES - 1;
+  if (offset <= marked && marked - offset < bytes) to[marked - offset] = number;
+}
+
 static void arrive(world *w, input *in) {
   uint8_t header[CS_FABRIC_HEADER_BYTES] = {0};
+  uint8_t *const fields = header + CS_DOOR_KEY_BYTES;
   const uint8_t shape = take(in);
   memset(header, shape & 1 ? 'x' : 'k', CS_DOOR_KEY_BYTES);
-  header[CS_DOOR_KEY_BYTES] = take(in); /* its number, of which the lowest byte is remembered */
-  if (shape & 2) header[CS_DOOR_KEY_BYTES + take(in) % 8] = take(in);
-  header[CS_DOOR_KEY_BYTES + 8] = shape & 4 ? take(in) : NET_FRAME;
-  header[CS_DOOR_KEY_BYTES + 9] = shape & 8 ? take(in) : CS_NET_REQUESTS;
-  size_t bytes = CS_MESSAGE_HEAD_BYTES + take(in);
-  if (shape & 16) bytes = take(in);
-  if (shape & 32) bytes = SIZE_MAX >> (take(in) % 64);
-  if (bytes > MESSAGE_BYTES && bytes <= CS_NET_MAX_FRAME_BYTES) bytes = MESSAGE_BYTES;
-  if (w->n_tokens == N_TOKENS) return;
+  fields[0] = take(in); /* its number, of which the lowest byte is remembered */
+  if (shape & 2) fields[take(in) % 8] = take(in);
+  fields[16] = shape & 4 ? take(in) : NET_FRAME;
+  fields[17] = shape & 8 ? take(in) : CS_NET_REQUESTS;
+  uint32_t total = CS_MESSAGE_HEAD_BYTES + take(in);
+  if (shape & 16) total = take(in);
+  if (shape & 32) total = (uint32_t)(SIZE_MAX >> (take(in) % 64));
+  uint32_t offset = 0;
+  if (shape & 64) {
+    if (total < UINT32_MAX / 2) total += take(in) % MAX_PARTS * CS_FABRIC_PART_BYTES;
+    const uint8_t part = take(in);
+    offset = part % MAX_PARTS * CS_FABRIC_PART_BYTES + (part >> 6);
+  }
+  const uint32_t rest = offset < total ? total - offset : 0;
+  size_t bytes = rest < CS_FABRIC_PART_BYTES ? rest : CS_FABRIC_PART_BYTES;
+  if (shape & 128) bytes = take(in);
+  put_integer(fields + 8, total, 4);
+  put_integer(fields + 12, offset, 4);
+  if (w->n_tokens == N_TOKENS || (total > MAX_BYTES && total <= CS_NET_MAX_FRAME_BYTES)) return;
   void *token = NULL;
   uint8_t *const to = net_on_arriving(&w->net, header, bytes, &token);
   if (!to) return;
-  FUZZ_CHECK(token && !(shape & 1) && bytes >= CS_MESSAGE_HEAD_BYTES && bytes <= MESSAGE_BYTES);
-  for (size_t i = 0; i < bytes; i++)
-    to[i] = take(in);
-  to[CS_MESSAGE_HEAD_BYTES - 1] = header[CS_DOOR_KEY_BYTES];
+  FUZZ_CHECK(token && !(shape & 1) && total >= CS_MESSAGE_HEAD_BYTES && bytes <= total &&
+             offset <= total - bytes);
+  fill(in, to, bytes, offset, fields[0]);
   w->tokens[w->n_tokens++] = token;
 }
 

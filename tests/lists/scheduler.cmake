@@ -1,5 +1,5 @@
 # Messages, links, KV transfer, workers and sessions.
-foreach(name message transport wire journal router answer_text evaluate door)
+foreach(name message transport wire journal router answer_text evaluate door net)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
 foreach(name engine port session transfer story direct remote pack)

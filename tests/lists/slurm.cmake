@@ -5,7 +5,8 @@ scheduler_add_fuzz(allocation scheduler/allocation.c
 
 # What a connection is told, by its door and by the fabric, without either.
 scheduler_add_fuzz(door scheduler/door.c core/error.c)
-scheduler_add_fuzz(net scheduler/net_connection.c scheduler/transport.c scheduler/message.c core/error.c)
+scheduler_add_fuzz(net scheduler/net_connection.c scheduler/net_receive.c scheduler/transport.c
+                   scheduler/message.c core/error.c)
 
 # Stages under a batch system and on several hosts. They need root, and say so where they are skipped.
 if(TARGET consort_cli)

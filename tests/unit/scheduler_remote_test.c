@@ -52,7 +52,7 @@ static cs_status slow_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, 
 static cs_link *make_slow(void *user, cs_link *inner) {
   const char *const stage = user;
   slow_link *const slow = calloc(1, sizeof *slow);
-  *slow = (slow_link){.link = {slow_send},
+  *slow = (slow_link){.link = {.send = slow_send},
                       .inner = inner,
                       .kind = strcmp(stage, "prefill") == 0  ? CS_MESSAGE_PROGRESS
                               : strcmp(stage, "decode") == 0 ? CS_MESSAGE_TOKEN

@@ -29,6 +29,25 @@ static void the_sum_is_that_of_the_contract(void **state) {
   assert_true(cs_wire_sum(bytes, 6) == mixed(0, 0x04030201) + mixed(1, 0x0605));
 }
 
+/* Of any length and alignment: whole vectors, single words and a short last one. */
+static void the_sum_of_many_words_is_that_of_each(void **state) {
+  (void)state;
+  uint8_t bytes[400];
+  for (size_t i = 0; i < sizeof bytes; i++)
+    bytes[i] = (uint8_t)(i * 151 + 200);
+  for (size_t first = 0; first < 5; first++)
+    for (size_t n = 0; n + first <= sizeof bytes; n++) {
+      uint64_t sum = 0;
+      for (size_t at = 0; at < n; at += 4) {
+        uint64_t word = 0;
+        for (size_t i = 0; i < 4 && at + i < n; i++)
+          word |= (uint64_t)bytes[first + at + i] << 8 * i;
+        sum += mixed(at / 4, word);
+      }
+      assert_true(cs_wire_sum(bytes + first, n) == sum);
+    }
+}
+
 static void the_sum_sees_every_bit_and_every_exchange(void **state) {
   (void)state;
   uint8_t bytes[64];
@@ -196,6 +215,7 @@ static void sizes_are_checked(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(the_sum_is_that_of_the_contract),
+      cmocka_unit_test(the_sum_of_many_words_is_that_of_each),
       cmocka_unit_test(the_sum_sees_every_bit_and_every_exchange),
       cmocka_unit_test(blocks_come_out_as_they_went_in),
       cmocka_unit_test(a_scatter_of_int8_leaves_other_tokens_alone),
