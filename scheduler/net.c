@@ -31,11 +31,12 @@ void net_wake(cs_net *net) {
   if (write(net->wake, &one, sizeof one) < 0) atomic_store(&net->woken, false);
 }
 
+/* In this order: who comes in between writes nothing, and finds what it left looked at next. */
 static void drain_wake(cs_net *net) {
   uint64_t count;
-  atomic_store(&net->woken, false);
   while (read(net->wake, &count, sizeof count) > 0) {
   }
+  atomic_store(&net->woken, false);
 }
 
 /* ---- the fabric's way in ---- */

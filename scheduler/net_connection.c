@@ -222,14 +222,15 @@ void net_on_sent(void *user, void *token, bool whole) {
   if (!whole) net_connection_lose(connection, CS_FAILED, "a message did not reach it");
   transfer->broken |= !whole;
   if (--transfer->n_open > 0) return;
+  const bool lent = transfer->loan != NULL;
   pthread_mutex_lock(&connection->mutex);
   if (!transfer->frame) connection->n_beats_open--;
-  if (transfer->loan) {
+  if (lent) {
     transfer->loan->over = true;
     transfer->loan->whole = !transfer->broken;
-    pthread_cond_broadcast(&connection->changed);
   }
   pthread_mutex_unlock(&connection->mutex);
+  if (lent) pthread_cond_broadcast(&connection->changed);
   cs_frame_destroy(transfer->frame);
   free(transfer);
   cs_connection_release(connection);
@@ -319,8 +320,8 @@ void cs_connection_retain(cs_connection *connection) {
 
 void cs_connection_release(cs_connection *connection) {
   if (!connection || atomic_fetch_sub(&connection->references, 1) != 1) return;
-  for (int i = 0; i < NET_SPARE_FRAMES; i++)
-    cs_frame_destroy(connection->spares[i]);
+  while (connection->n_spares > 0)
+    cs_frame_destroy(connection->spares[--connection->n_spares]);
   free(connection->address);
   pthread_cond_destroy(&connection->changed);
   pthread_mutex_destroy(&connection->mutex);

@@ -94,8 +94,8 @@ struct cs_connection {
   uint64_t heard_us;
   uint64_t said_us;
   uint32_t n_beats_open;              /* beats that have not left */
-  cs_frame *spares[NET_SPARE_FRAMES]; /* to be used again; NULL: none */
-  uint32_t next_spare;
+  cs_frame *spares[NET_SPARE_FRAMES]; /* to be used again */
+  uint32_t n_spares;
 };
 
 typedef struct net_door {

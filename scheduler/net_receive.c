@@ -83,26 +83,29 @@ static void insert_arriving(net_channel_state *channel, net_transfer *transfer) 
   *at = transfer;
 }
 
-/* Memory of large frames is used again: to map and clear pages for each costs as much as to fill
- * them. With the mutex held. */
+/* Memory of large frames is used again, the last that was given back first: to map and clear pages
+ * for each costs as much as to fill them. With the mutex held. */
 static cs_frame *take_spare(cs_connection *connection, size_t bytes) {
-  for (int i = 0; i < NET_SPARE_FRAMES; i++) {
+  for (uint32_t i = connection->n_spares; i-- > 0;) {
     cs_frame *const spare = connection->spares[i];
-    if (!spare || spare->bytes != bytes) continue;
-    connection->spares[i] = NULL;
+    if (spare->bytes != bytes) continue;
+    connection->spares[i] = connection->spares[--connection->n_spares];
     return spare;
   }
   return cs_frame_create(bytes);
 }
 
-/* Keeps `frame` in place of another that nobody asked for; returns what is to be freed. */
+/* Keeps `frame`; returns what is to be freed: it, another in its place, or NULL. */
 static cs_frame *keep_spare(cs_connection *connection, cs_frame *frame) {
   if (frame->bytes < CS_FABRIC_PART_BYTES || frame->bytes > NET_SPARE_BYTES || connection->lost)
     return frame;
-  cs_frame **const place = &connection->spares[connection->next_spare++ % NET_SPARE_FRAMES];
-  cs_frame *const former = *place;
   frame->on_destroy = NULL;
-  *place = frame;
+  if (connection->n_spares < NET_SPARE_FRAMES) {
+    connection->spares[connection->n_spares++] = frame;
+    return NULL;
+  }
+  cs_frame *const former = connection->spares[0];
+  connection->spares[0] = frame;
   return former;
 }
 

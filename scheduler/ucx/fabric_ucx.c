@@ -5,7 +5,9 @@
  *
  * Endpoints ask for error reports, which also makes a close by force end every request. Data go
  * to where the receiver wants them: what is small comes with its header and is copied, what is
- * large is announced and fetched (rendezvous). The limit between them is the library's own. */
+ * large is announced and fetched (rendezvous). The limit between them is the library's own where
+ * there is hardware that fetches. */
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +24,8 @@
 #define TCP_BUFFER    "4m"
 #define TCP_SEGMENT   "65584" /* a part, our header and the library's 8 bytes */
 #define LOOPBACK_NAME "lo"
+#define EAGER_LIMIT   "1m"
+#define RDMA_FOLDER   "/sys/class/infiniband"
 
 struct cs_fabric {
   cs_fabric_events events;
@@ -240,11 +244,21 @@ static void fabric_let_in(cs_fabric *fabric, bool open) {
 
 /* ---- life ---- */
 
+static bool has_rdma(void) {
+  DIR *const folder = opendir(RDMA_FOLDER);
+  bool found = false;
+  if (!folder) return false;
+  for (const struct dirent *entry; !found && (entry = readdir(folder));)
+    found = entry->d_name[0] != '.';
+  closedir(folder);
+  return found;
+}
+
 /* Sets what the user has not set: socket buffers of 4 MiB more than double the rate of messages
  * over TCP, a part of a frame fits into one segment, so that it is sent from where it lies and
- * comes in one call, and who talks to this host alone needs no other interface. Fields of a
- * transport are named without it here: "TCP_SNDBUF" is the variable's name, which this call warns
- * about. */
+ * comes in one call, and is not announced first, which costs TCP more than it saves; and who talks
+ * to this host alone needs no other interface. Fields of a transport are named without it here:
+ * "TCP_SNDBUF" is the variable's name, which this call warns about. */
 static ucs_status_t configure(ucp_config_t *config, bool loopback) {
   ucs_status_t status = UCS_OK;
   if (!getenv("UCX_TCP_SNDBUF")) status = ucp_config_modify(config, "SNDBUF", TCP_BUFFER);
@@ -252,6 +266,8 @@ static ucs_status_t configure(ucp_config_t *config, bool loopback) {
     status = ucp_config_modify(config, "RCVBUF", TCP_BUFFER);
   if (status == UCS_OK && !getenv("UCX_TCP_RX_SEG_SIZE"))
     status = ucp_config_modify(config, "RX_SEG_SIZE", TCP_SEGMENT);
+  if (status == UCS_OK && !getenv("UCX_RNDV_THRESH") && !has_rdma())
+    status = ucp_config_modify(config, "RNDV_THRESH", EAGER_LIMIT);
   if (status == UCS_OK && loopback && !getenv("UCX_NET_DEVICES"))
     status = ucp_config_modify(config, "NET_DEVICES", LOOPBACK_NAME);
   return status;

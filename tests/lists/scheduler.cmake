@@ -12,10 +12,9 @@ endforeach()
 if(TARGET consort_ucx)
   add_dependencies(scheduler_remote_test consort_ucx)
   add_dependencies(scheduler_door_test consort_ucx)
-  # UCX watches munmap, which ASan's signal stacks do not survive; processes that the test forks
-  # leave with what they inherited, and with the links that it slowed down.
+  # UCX watches munmap, which ASan's signal stacks do not survive.
   set_property(TEST scheduler_remote_test APPEND PROPERTY
-    ENVIRONMENT "ASAN_OPTIONS=use_sigaltstack=0:detect_leaks=0")
+    ENVIRONMENT "ASAN_OPTIONS=use_sigaltstack=0")
 endif()
 
 # The CPU plugin with copies between devices that go wrong.
@@ -85,6 +84,5 @@ if(TARGET consort_ucx)
   if(CONSORT_SANITIZE STREQUAL "thread")
     set_property(TEST scheduler_door_test scheduler_remote_test transfer_bench APPEND PROPERTY
       ENVIRONMENT "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp")
-    set_property(TEST scheduler_remote_test APPEND PROPERTY LABELS notsan) # timed: run by hand
   endif()
 endif()

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -34,6 +35,7 @@ static void pause_ms(int ms) {
 /* Lets messages of one kind wait, or changes a byte in the third. */
 typedef struct slow_link {
   cs_link link;
+  struct slow_link *next;
   cs_link *inner;
   int kind;
   bool flips;
@@ -49,6 +51,16 @@ static cs_status slow_send(cs_link *link, cs_frame *frame, uint64_t timeout_us, 
   return cs_link_send(slow->inner, frame, timeout_us, error);
 }
 
+/* Of this process, which frees them at its end. */
+static _Atomic(slow_link *) slow_links;
+
+static void free_slow_links(void) {
+  for (slow_link *at = slow_links, *next; at; at = next) {
+    next = at->next;
+    free(at);
+  }
+}
+
 static cs_link *make_slow(void *user, cs_link *inner) {
   const char *const stage = user;
   slow_link *const slow = calloc(1, sizeof *slow);
@@ -58,7 +70,10 @@ static cs_link *make_slow(void *user, cs_link *inner) {
                               : strcmp(stage, "decode") == 0 ? CS_MESSAGE_TOKEN
                               : strcmp(stage, "none") == 0   ? -1
                                                              : CS_MESSAGE_KV_PIECE,
-                      .flips = strcmp(stage, "flip") == 0};
+                      .flips = strcmp(stage, "flip") == 0,
+                      .next = slow_links};
+  while (!atomic_compare_exchange_weak(&slow_links, &slow->next, slow)) {
+  }
   return &slow->link;
 }
 
@@ -86,6 +101,7 @@ static int serve(const char *address, char *stage) {
   fflush(stdout);
   sigwait(&ends, &number);
   cs_service_destroy(service);
+  free_slow_links();
   consort_runtime_destroy(runtime);
   return 0;
 }
