@@ -114,12 +114,12 @@ class Hosts:
         assert self.switch
         self.switch.configure("ip", "link", "set", f"to-{name}", "up")
 
-    def narrow(self, name: str, rate: str | None) -> None:
-        """Limits what the host is sent to a rate like "8mbit"; None: no limit."""
+    def narrow(self, name: str, rate: str | None, latency: str = "2s") -> None:
+        """Limits what the host is sent to a rate like "8mbit", of which the switch holds that much; None: no limit."""
         assert self.switch
         if rate:
             self.switch.configure("tc", "qdisc", "replace", "dev", f"to-{name}", "root", "tbf", "rate", rate, "burst",
-                                  "64kb", "latency", "2s")
+                                  "64kb", "latency", latency)
             self.narrowed.add(name)
         elif name in self.narrowed:
             self.narrowed.remove(name)

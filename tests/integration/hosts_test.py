@@ -6,7 +6,7 @@ cache is moved and while tokens are made. Then the client has one error within t
 of the request, and the next request works.
 
     hosts_test.py           what runs in every test run
-    hosts_test.py --all     and every failure in every stage
+    hosts_test.py --all     and every failure in every stage, and a cable slower than the silence allows a piece
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ LONG_PROMPT = "Speak, speak. " * 330
 LONG_CONTEXT = 2048
 # 4 Mbit/s: a piece of the long prompt's KV takes half a second, all of it eight.
 NARROW = "4mbit"
+# A piece takes 2.7 seconds and more, a part of it 0.7.
+SLOW = "768kbit"
+SILENCE_MS = 2000
 ENVIRONMENT = {
     "CONSORT_SECRET": "the secret of the test",
     "CONSORT_PLUGIN_PATH": str(BUILD / "lib/consort/plugins-development"),
     "CONSORT_FAULT_TARGET": str(BUILD / "lib/consort/plugins/consort-cpu.so"),
+    # All of a request's KV would fit into the usual 4 MiB: then it arrives though its sender was stopped.
+    "UCX_TCP_SNDBUF": os.environ.get("UCX_TCP_SNDBUF", "128k"),
 }
 STAGES = ("prefill", "transfer", "decode")
 FAILURES = ("kill", "stop", "cut")
@@ -225,6 +230,27 @@ class HostsTest(unittest.TestCase):
         self.assertLessEqual(self.workers[survivor].n_descriptors(), before + 2)
 
 
+def add_slow_cable() -> None:
+    """A cable on which one piece takes longer than a worker may be silent."""
+
+    def test(self: HostsTest) -> None:
+        arguments = ("run", DEMO_F32, "-p", LONG_PROMPT[: len(LONG_PROMPT) // 3], "-n", 4, "--temp", 0, "--ctx", LONG_CONTEXT,
+                     "--kv-dtype", "f32", "--json", *self.place("cpu:0", "cpu:0"))
+        results = []
+        for rate in (None, SLOW):
+            self.hosts.narrow("decode", rate, "300ms")
+            done = self.on_client(*arguments, timeout=120)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            results.append(json.loads(done.stdout))
+        transfer = results[1]["kv_transfer"]
+        print(f"{transfer['pieces']} pieces in {transfer['ms'] / 1e3:.1f} s")
+        self.assertGreater(transfer["ms"] / transfer["pieces"], SILENCE_MS)
+        self.assertTrue(transfer["verified"])
+        self.assertEqual(results[0]["tokens"], results[1]["tokens"])
+
+    setattr(HostsTest, "test_a_piece_that_takes_longer_than_the_silence_arrives", test)
+
+
 def add_failures() -> None:
     """One test for each stage, failure and worker that takes part in the stage."""
     for stage, failure in itertools.product(STAGES, FAILURES):
@@ -246,4 +272,6 @@ if __name__ == "__main__":
         print(f"skipped: {reason}")
         sys.exit(77)
     add_failures()
+    if ALL:
+        add_slow_cable()
     unittest.main(argv=[a for a in sys.argv if a != "--all"], verbosity=2)
