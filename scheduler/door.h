@@ -22,7 +22,7 @@
 
 #include "scheduler/fabric.h"
 
-#define CS_DOOR_VERSION     2 /* with CS_MESSAGE_VERSION: what is compared */
+#define CS_DOOR_VERSION     3 /* with CS_MESSAGE_VERSION: what is compared */
 #define CS_DOOR_NONCE_BYTES 32
 #define CS_DOOR_KEY_BYTES   16
 #define CS_DOOR_PART_BYTES  (20 + CS_FABRIC_MAX_ADDRESS_BYTES) /* the longest */

@@ -14,11 +14,12 @@
 
 #include "consort/status.h"
 
-#define CS_FABRIC_VERSION           3
+#define CS_FABRIC_VERSION           4
 #define CS_FABRIC_HEADER_BYTES      40
 #define CS_FABRIC_PART_BYTES        65536 /* what a fabric moves best at a time */
 #define CS_FABRIC_PROOF_BYTES       32
 #define CS_FABRIC_MAX_ADDRESS_BYTES 8192
+#define CS_FABRIC_WAY_BYTES         321
 
 typedef struct cs_fabric cs_fabric;           /* one process's end */
 typedef struct cs_fabric_peer cs_fabric_peer; /* a way to another process */
@@ -57,6 +58,11 @@ typedef struct cs_fabric_table {
   bool (*arm)(cs_fabric *fabric);
   cs_status (*connect)(cs_fabric *fabric, const void *address, size_t bytes, void *peer_user,
                        cs_fabric_peer **out, cs_error *error);
+  /* What the other process has to know of this way to find its end of it: at most
+   * CS_FABRIC_WAY_BYTES, and what the other said of it, which is checked. Before both have learned,
+   * nothing may be sent over it but this. */
+  size_t (*describe)(const cs_fabric_peer *peer, uint8_t *out);
+  bool (*learn)(cs_fabric_peer *peer, const uint8_t *data, size_t bytes);
   /* By force: what is under way ends with whole false, within later calls. */
   void (*disconnect)(cs_fabric_peer *peer);
   /* header: CS_FABRIC_HEADER_BYTES, copied. `data` stays until `sent`, which comes once if this

@@ -178,25 +178,36 @@ static void send_frames(net_transfer *first) {
 static void send_header(cs_connection *connection, net_type type, uint8_t channel, uint64_t value) {
   net_header header = {.value = value, .type = (uint8_t)type, .channel = channel};
   memcpy(header.key, connection->send_key, CS_DOOR_KEY_BYTES);
-  net_transfer *const transfer = calloc(1, sizeof *transfer);
+  const bool speaks = type == NET_BEAT;
+  net_transfer *const transfer = calloc(1, sizeof *transfer + (speaks ? CS_FABRIC_WAY_BYTES : 0));
   if (!transfer || !connection->peer) { /* the next beat brings it */
     free(transfer);
     return;
   }
   transfer->connection = connection;
+  if (speaks)
+    transfer->n_said =
+        (uint32_t)connection->net->options.table->describe(connection->peer, transfer->parts);
   cs_connection_retain(connection);
   pthread_mutex_lock(&connection->mutex);
   connection->n_beats_open++;
   pthread_mutex_unlock(&connection->mutex);
-  (void)send_part(transfer, &header, NULL, 0);
+  (void)send_part(transfer, &header, transfer->parts, transfer->n_said);
+}
+
+/* What waits to be sent, once the other side has been met. With the mutex held. */
+static net_transfer *take_outgoing(cs_connection *connection) {
+  if (!connection->met) return NULL;
+  net_transfer *const first = connection->outgoing;
+  connection->outgoing = connection->last_outgoing = NULL;
+  return first;
 }
 
 void net_connection_pump(cs_connection *connection, uint64_t now_us) {
   uint64_t credits[CS_NET_CHANNELS];
   bool due[CS_NET_CHANNELS];
   pthread_mutex_lock(&connection->mutex);
-  net_transfer *const first = connection->outgoing;
-  connection->outgoing = connection->last_outgoing = NULL;
+  net_transfer *const first = take_outgoing(connection);
   const bool beat = now_us - connection->said_us >= CS_NET_BEAT_US && connection->n_beats_open == 0;
   bool says = beat || first;
   for (int i = 0; i < CS_NET_CHANNELS; i++) {

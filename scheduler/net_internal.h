@@ -34,7 +34,8 @@ typedef struct net_loan {
   bool whole;
 } net_loan;
 
-/* A frame on its way in or out. */
+/* A frame, a beat or a credit on its way in or out. A beat carries what the fabric has to say of
+ * the way. */
 typedef struct net_transfer {
   struct net_transfer *next;
   cs_connection *connection; /* outgoing: one reference; arriving: one for each open part */
@@ -44,8 +45,9 @@ typedef struct net_transfer {
   uint32_t n_open;    /* parts that the fabric has */
   uint32_t n_missing; /* arriving: parts that are not there yet */
   uint8_t channel;
-  bool broken;     /* outgoing: something did not leave */
-  uint8_t parts[]; /* arriving: 1 for each that has begun */
+  bool broken; /* outgoing: something did not leave */
+  uint32_t n_said;
+  uint8_t parts[]; /* of an arriving frame: 1 for each that has begun; of a beat: what it says */
 } net_transfer;
 
 typedef struct net_link {
@@ -88,6 +90,7 @@ struct cs_connection {
   net_channel_state channels[CS_NET_CHANNELS];
   net_transfer *outgoing;
   net_transfer *last_outgoing;
+  bool met; /* the other has said what the fabric has to know: frames may go */
   bool lost;
   cs_error why;
   bool closed; /* by its owner */

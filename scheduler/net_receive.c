@@ -166,6 +166,34 @@ static const char *begin_part(cs_connection *connection, const net_header *heade
   return NULL;
 }
 
+/* Memory for what a beat says; NULL: none, or too much. */
+static void *begin_beat(cs_connection *connection, size_t bytes, void **token) {
+  if (bytes == 0 || bytes > CS_FABRIC_WAY_BYTES) return NULL;
+  net_transfer *const beat = calloc(1, sizeof *beat + bytes);
+  if (!beat) return NULL;
+  beat->n_said = (uint32_t)bytes;
+  beat->connection = connection;
+  cs_connection_retain(connection);
+  *token = beat;
+  return beat->parts;
+}
+
+/* Takes over the beat. The first one is answered at once: the other may wait for it. */
+static void take_beat(net_transfer *beat, bool whole) {
+  cs_connection *const connection = beat->connection;
+  const cs_fabric_table *const table = connection->net->options.table;
+  const bool right =
+      whole && connection->peer && table->learn(connection->peer, beat->parts, beat->n_said);
+  pthread_mutex_lock(&connection->mutex);
+  if (right && !connection->met) connection->said_us = 0;
+  connection->met |= right;
+  pthread_mutex_unlock(&connection->mutex);
+  if (whole && connection->peer && !right)
+    net_connection_lose(connection, CS_CORRUPT, "it sent a beat that says nothing");
+  free(beat);
+  cs_connection_release(connection);
+}
+
 void *net_on_arriving(void *user, const uint8_t *bytes_of_header, size_t bytes, void **token) {
   cs_net *const net = user;
   const net_header header = get_header(bytes_of_header);
@@ -180,6 +208,7 @@ void *net_on_arriving(void *user, const uint8_t *bytes_of_header, size_t bytes, 
   pthread_mutex_unlock(&connection->mutex);
   if (!lost && header.type == NET_CREDIT) take_credit(connection, &header);
   if (why) net_connection_lose(connection, CS_CORRUPT, "%s", why);
+  if (!lost && header.type == NET_BEAT) return begin_beat(connection, bytes, token);
   if (!transfer) return NULL;
   cs_connection_retain(connection);
   *token = transfer;
@@ -234,6 +263,10 @@ static void forget_arriving(net_channel_state *channel, net_transfer *transfer) 
 void net_on_arrived(void *user, void *token, bool whole) {
   (void)user;
   net_transfer *const transfer = token;
+  if (!transfer->frame) {
+    take_beat(transfer, whole);
+    return;
+  }
   cs_connection *const connection = transfer->connection;
   net_channel_state *const channel = &connection->channels[transfer->channel];
   pthread_mutex_lock(&connection->mutex);

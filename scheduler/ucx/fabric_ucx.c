@@ -3,7 +3,13 @@
  * addresses that were exchanged by peers who had proved themselves; the library itself listens on
  * no port that is told to anyone else.
  *
- * Endpoints ask for error reports, which also makes a close by force end every request. Data go
+ * Endpoints ask for error reports, which also makes a close by force end every request. Before that
+ * close their sockets are shut: UCX 1.13 keeps the socket of an endpoint that is closed, to hear of
+ * the other side's close, and when that comes while data of its own still wait for room, it frees
+ * the socket's state and then goes on to write from it. From a socket that is shut it reads nothing
+ * more and lets go of it at once.
+ *
+ * Data go
  * to where the receiver wants them: what is small comes with its header and is copied, what is
  * large is announced and fetched (rendezvous). The limit between them is the library's own where
  * there is hardware that fetches. */
@@ -18,6 +24,7 @@
 #include "fabric_hash.h"
 #include "gate.h"
 #include "scheduler/fabric.h"
+#include "sockets.h"
 
 #define MESSAGE_ID    7
 #define CLOSE_ROUNDS  100000
@@ -26,15 +33,20 @@
 #define LOOPBACK_NAME "lo"
 #define EAGER_LIMIT   "1m"
 #define RDMA_FOLDER   "/sys/class/infiniband"
+#define MAX_OWN       SOCKETS_MAX_ENDS
+
+_Static_assert(SOCKETS_LIST_BYTES <= CS_FABRIC_WAY_BYTES, "a description fits");
 
 struct cs_fabric {
   cs_fabric_events events;
   ucp_context_h context;
   ucp_worker_h worker;
-  ucp_address_t *address;
+  uint8_t *address; /* where it listens, then the library's */
   size_t address_bytes;
   int descriptor;
   gate gate;
+  socket_ends listens;
+  cs_fabric_peer *peers;
   uint64_t n_open;         /* requests that have not come back */
   ucs_status_ptr_t *dying; /* closes under way */
   size_t n_dying;
@@ -42,8 +54,13 @@ struct cs_fabric {
 
 struct cs_fabric_peer {
   cs_fabric *fabric;
+  cs_fabric_peer *next;
   ucp_ep_h endpoint;
   void *user;
+  socket_ends listens;    /* where it is connected to */
+  socket_ends comes_from; /* as it says */
+  uint64_t own[MAX_OWN];  /* identities of sockets that connected to it */
+  size_t n_own;
   bool told; /* that it was lost */
 };
 
@@ -150,26 +167,98 @@ static void on_lost(void *user, ucp_ep_h endpoint, ucs_status_t status) {
   peer->fabric->events.lost(peer->fabric->events.user, peer->user, ucs_status_string(status));
 }
 
+/* ---- the sockets of a way ---- */
+
+static bool owns(const cs_fabric_peer *peer, uint64_t identity) {
+  for (size_t i = 0; i < peer->n_own; i++)
+    if (peer->own[i] == identity) return true;
+  return false;
+}
+
+/* Two ways may lead to the same process: a socket belongs to the one that was made first. */
+static bool connected_to(const cs_fabric_peer *peer, int socket) {
+  uint8_t end[SOCKETS_END_BYTES];
+  if (!socket_other_end(socket, end) || !socket_ends_have(&peer->listens, end)) return false;
+  const uint64_t identity = socket_identity(socket);
+  for (const cs_fabric_peer *at = peer->fabric->peers; at; at = at->next)
+    if (at != peer && owns(at, identity)) return false;
+  return true;
+}
+
+static bool accepted_from(const cs_fabric_peer *peer, int socket) {
+  uint8_t own[SOCKETS_END_BYTES], other[SOCKETS_END_BYTES];
+  return socket_own_end(socket, own) && socket_ends_have(&peer->fabric->listens, own) &&
+         socket_other_end(socket, other) && socket_ends_have(&peer->comes_from, other);
+}
+
+static void note_own(void *user, int descriptor) {
+  cs_fabric_peer *const peer = user;
+  if (peer->n_own < MAX_OWN && connected_to(peer, descriptor))
+    peer->own[peer->n_own++] = socket_identity(descriptor);
+}
+
+static void shut_if_between(void *user, int descriptor) {
+  const cs_fabric_peer *const peer = user;
+  if (connected_to(peer, descriptor) || accepted_from(peer, descriptor)) socket_shut(descriptor);
+}
+
+typedef struct description {
+  const cs_fabric_peer *peer;
+  socket_ends ends;
+} description;
+
+static void describe_own(void *user, int descriptor) {
+  description *const out = user;
+  uint8_t end[SOCKETS_END_BYTES];
+  if (connected_to(out->peer, descriptor) && socket_own_end(descriptor, end))
+    socket_ends_add(&out->ends, end);
+}
+
+static size_t fabric_describe(const cs_fabric_peer *peer, uint8_t *out) {
+  description described = {.peer = peer};
+  sockets_visit(describe_own, &described);
+  memcpy(out, &described.ends, socket_ends_bytes(&described.ends));
+  return socket_ends_bytes(&described.ends);
+}
+
+static bool fabric_learn(cs_fabric_peer *peer, const uint8_t *data, size_t bytes) {
+  return bytes > 0 && socket_ends_read(data, bytes, &peer->comes_from) == bytes;
+}
+
+/* ---- peers ---- */
+
 static cs_status fabric_connect(cs_fabric *fabric, const void *address, size_t bytes,
                                 void *peer_user, cs_fabric_peer **out, cs_error *error) {
-  (void)bytes;
   *out = NULL;
   cs_fabric_peer *const peer = calloc(1, sizeof *peer);
   if (!peer) return cs_error_set(error, CS_OUT_OF_MEMORY, "no memory for a connection");
   *peer = (cs_fabric_peer){.fabric = fabric, .user = peer_user};
+  const size_t at = socket_ends_read(address, bytes, &peer->listens);
   const ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS |
                                                 UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                                 UCP_EP_PARAM_FIELD_ERR_HANDLER,
-                                  .address = address,
+                                  .address = (const ucp_address_t *)((const uint8_t *)address + at),
                                   .err_mode = UCP_ERR_HANDLING_MODE_PEER,
                                   .err_handler = {.cb = on_lost, .arg = peer}};
-  const ucs_status_t status = ucp_ep_create(fabric->worker, &params, &peer->endpoint);
+  ucs_status_t status = UCS_ERR_INVALID_ADDR;
+  if (at > 0 && at < bytes) status = ucp_ep_create(fabric->worker, &params, &peer->endpoint);
   if (status != UCS_OK) {
     free(peer);
     return fail(error, "there is no way to the other process", status);
   }
+  sockets_visit(note_own, peer);
+  peer->next = fabric->peers;
+  fabric->peers = peer;
   *out = peer;
   return CS_OK;
+}
+
+static void forget_peer(cs_fabric_peer *peer) {
+  cs_fabric_peer **at = &peer->fabric->peers;
+  while (*at != peer)
+    at = &(*at)->next;
+  *at = peer->next;
+  free(peer);
 }
 
 /* Forgets closes that are done. */
@@ -187,10 +276,11 @@ static void reap(cs_fabric *fabric) {
 static void fabric_disconnect(cs_fabric_peer *peer) {
   cs_fabric *const fabric = peer->fabric;
   peer->told = true;
+  sockets_visit(shut_if_between, peer);
   const ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS,
                                      .flags = UCP_EP_CLOSE_FLAG_FORCE};
   const ucs_status_ptr_t closing = ucp_ep_close_nbx(peer->endpoint, &param);
-  free(peer);
+  forget_peer(peer);
   if (!UCS_PTR_IS_PTR(closing)) return;
   ucs_status_ptr_t *const dying =
       realloc(fabric->dying, (fabric->n_dying + 1) * sizeof *fabric->dying);
@@ -298,11 +388,34 @@ static ucs_status_t make_worker(cs_fabric *fabric) {
                                           .cb = on_message,
                                           .arg = fabric};
   status = ucp_worker_set_am_recv_handler(fabric->worker, &handler);
-  if (status == UCS_OK)
-    status = ucp_worker_get_address(fabric->worker, &fabric->address, &fabric->address_bytes);
   if (status == UCS_OK) status = ucp_worker_get_efd(fabric->worker, &fabric->descriptor);
-  if (status == UCS_OK && fabric->address_bytes > CS_FABRIC_MAX_ADDRESS_BYTES)
+  return status;
+}
+
+/* What others connect with: where it listens, and the library's address. */
+static ucs_status_t make_address(cs_fabric *fabric) {
+  ucp_address_t *library;
+  size_t bytes;
+  for (size_t i = 0; i < fabric->gate.n_sockets; i++) {
+    uint8_t end[SOCKETS_END_BYTES];
+    if (!socket_own_end(fabric->gate.sockets[i], end)) continue;
+    if (fabric->listens.n == SOCKETS_MAX_ENDS) return UCS_ERR_EXCEEDS_LIMIT;
+    socket_ends_add(&fabric->listens, end);
+  }
+  ucs_status_t status = ucp_worker_get_address(fabric->worker, &library, &bytes);
+  if (status != UCS_OK) return status;
+  const size_t before = socket_ends_bytes(&fabric->listens);
+  fabric->address_bytes = before + bytes;
+  fabric->address = malloc(fabric->address_bytes);
+  if (fabric->address_bytes > CS_FABRIC_MAX_ADDRESS_BYTES)
     status = UCS_ERR_EXCEEDS_LIMIT;
+  else if (!fabric->address)
+    status = UCS_ERR_NO_MEMORY;
+  if (status == UCS_OK) {
+    memcpy(fabric->address, &fabric->listens, before);
+    memcpy(fabric->address + before, library, bytes);
+  }
+  ucp_worker_release_address(fabric->worker, library);
   return status;
 }
 
@@ -310,11 +423,11 @@ static void fabric_close(cs_fabric *fabric) {
   if (!fabric) return;
   for (int i = 0; fabric->worker && i < CLOSE_ROUNDS && (fabric->n_dying || fabric->n_open); i++)
     fabric_progress(fabric);
-  if (fabric->address) ucp_worker_release_address(fabric->worker, fabric->address);
   if (fabric->worker) ucp_worker_destroy(fabric->worker);
   if (fabric->context) ucp_cleanup(fabric->context);
   ucs_log_pop_handler();
   free(fabric->dying);
+  free(fabric->address);
   free(fabric);
 }
 
@@ -329,17 +442,16 @@ static cs_status fabric_open(const cs_fabric_options *options, cs_fabric **out, 
   gate_look_around(&before);
   ucs_status_t status = make_context(fabric, options->loopback);
   if (status == UCS_OK) status = make_worker(fabric);
-  if (status != UCS_OK) {
-    fabric_close(fabric);
-    return fail(error, "UCX does not start (UCX_LOG_LEVEL=info says more)", status);
+  cs_status guarded = CS_OK;
+  if (status == UCS_OK) guarded = gate_create(&before, &fabric->gate, error);
+  if (status == UCS_OK && !guarded) status = make_address(fabric);
+  if (status == UCS_OK && !guarded) {
+    *out = fabric;
+    return CS_OK;
   }
-  const cs_status guarded = gate_create(&before, &fabric->gate, error);
-  if (guarded) {
-    fabric_close(fabric);
-    return guarded;
-  }
-  *out = fabric;
-  return CS_OK;
+  fabric_close(fabric);
+  if (guarded) return guarded;
+  return fail(error, "UCX does not start (UCX_LOG_LEVEL=info says more)", status);
 }
 
 __attribute__((visibility("default"))) const cs_fabric_table *cs_fabric_query(void);
@@ -353,6 +465,8 @@ const cs_fabric_table *cs_fabric_query(void) {
                                         .progress = fabric_progress,
                                         .arm = fabric_arm,
                                         .connect = fabric_connect,
+                                        .describe = fabric_describe,
+                                        .learn = fabric_learn,
                                         .disconnect = fabric_disconnect,
                                         .send = fabric_send,
                                         .let_in = fabric_let_in,

@@ -5,14 +5,13 @@
  * UCX does not tell its sockets: they are those that appeared while it started. */
 #include "gate.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <linux/filter.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "core/error.h"
+#include "sockets.h"
 
 static bool listens_for_others(int socket) {
   int listening = 0, domain = 0;
@@ -24,18 +23,16 @@ static bool listens_for_others(int socket) {
          (domain == AF_INET || domain == AF_INET6);
 }
 
+static void note_listener(void *user, int descriptor) {
+  gate_survey *const survey = user;
+  const size_t limit = sizeof survey->sockets / sizeof *survey->sockets;
+  if (survey->n_sockets < limit && listens_for_others(descriptor))
+    survey->sockets[survey->n_sockets++] = descriptor;
+}
+
 void gate_look_around(gate_survey *survey) {
   survey->n_sockets = 0;
-  DIR *const folder = opendir("/proc/self/fd");
-  if (!folder) return;
-  const size_t limit = sizeof survey->sockets / sizeof *survey->sockets;
-  for (const struct dirent *entry; (entry = readdir(folder)) && survey->n_sockets < limit;) {
-    char *end;
-    const long number = strtol(entry->d_name, &end, 10);
-    if (*end == '\0' && end != entry->d_name && listens_for_others((int)number))
-      survey->sockets[survey->n_sockets++] = (int)number;
-  }
-  closedir(folder);
+  sockets_visit(note_listener, survey);
 }
 
 static bool was_there(const gate_survey *survey, int socket) {

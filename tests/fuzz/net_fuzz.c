@@ -43,9 +43,23 @@ static void fake_disconnect(cs_fabric_peer *peer) {
   (void)peer;
 }
 
+static size_t fake_describe(const cs_fabric_peer *peer, uint8_t *out) {
+  (void)peer;
+  memset(out, 'w', CS_FABRIC_WAY_BYTES);
+  return CS_FABRIC_WAY_BYTES;
+}
+
+static bool fake_learn(cs_fabric_peer *peer, const uint8_t *data, size_t bytes) {
+  (void)peer;
+  FUZZ_CHECK(bytes > 0 && bytes <= CS_FABRIC_WAY_BYTES);
+  return data[0] < 128;
+}
+
 static const cs_fabric_table table = {.version = CS_FABRIC_VERSION,
                                       .equal = fake_equal,
                                       .send = fake_send,
+                                      .describe = fake_describe,
+                                      .learn = fake_learn,
                                       .disconnect = fake_disconnect};
 
 void net_wake(cs_net *net) {
@@ -133,9 +147,11 @@ static void arrive(world *w, input *in) {
   void *token = NULL;
   uint8_t *const to = net_on_arriving(&w->net, header, bytes, &token);
   if (!to) return;
-  FUZZ_CHECK(token && !(shape & 1) && total >= CS_MESSAGE_HEAD_BYTES && bytes <= total &&
-             offset <= total - bytes);
-  fill(in, to, bytes, offset, fields[0]);
+  const bool is_frame = fields[16] == NET_FRAME;
+  FUZZ_CHECK(token && !(shape & 1));
+  FUZZ_CHECK(!is_frame ||
+             (total >= CS_MESSAGE_HEAD_BYTES && bytes <= total && offset <= total - bytes));
+  fill(in, to, bytes, is_frame ? offset : UINT32_MAX, fields[0]);
   w->tokens[w->n_tokens++] = token;
 }
 

@@ -114,6 +114,11 @@ class Hosts:
         assert self.switch
         self.switch.configure("ip", "link", "set", f"to-{name}", "up")
 
+    def sent_to(self, name: str) -> int:
+        """Bytes that went over the host's cable to it."""
+        assert self.switch
+        return int(self.switch.check("cat", f"/sys/class/net/to-{name}/statistics/tx_bytes"))
+
     def narrow(self, name: str, rate: str | None, latency: str = "2s") -> None:
         """Limits what the host is sent to a rate like "8mbit", of which the switch holds that much; None: no limit."""
         assert self.switch

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 from hosts import Daemon, Hosts, why_not
@@ -29,6 +30,9 @@ ALL = "--all" in sys.argv
 BUILD = Path(os.environ.get("CONSORT_TEST_BUILD", "build"))
 PORT = 4100
 SECONDS_TO_TELL = 3.0
+SECONDS_TO_BEGIN = 20.0
+# What shows that KV is on its way: more than greetings and a prompt, less than a piece.
+TRANSFER_BYTES = 200_000
 PROMPT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak."
 LONG_PROMPT = "Speak, speak. " * 330
 LONG_CONTEXT = 2048
@@ -96,12 +100,18 @@ class HostsTest(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
-    def sessions(self, name: str) -> int:
-        """Sessions that a worker serves, and KV blocks that they use: both are 0 when nobody is there."""
+    def offered(self, name: str) -> list[dict]:
+        """The devices of a worker, as it tells."""
         done = self.on_client("devices", "--worker", f"{self.hosts[name].address}:{PORT}", "--json")
         self.assertEqual(done.returncode, 0, done.stderr)
-        all_devices = [d for p in json.loads(done.stdout)["plugins"] for d in p["devices"]]
-        return sum(d["sessions"] + d["kv_blocks_used"] for d in all_devices)
+        return [d for p in json.loads(done.stdout)["plugins"] for d in p["devices"]]
+
+    def kv_blocks(self, name: str) -> int:
+        return sum(d["kv_blocks_used"] for d in self.offered(name))
+
+    def sessions(self, name: str) -> int:
+        """Sessions that a worker serves, and KV blocks that they use: both are 0 when nobody is there."""
+        return sum(d["sessions"] for d in self.offered(name)) + self.kv_blocks(name)
 
     def assert_nothing_left(self, name: str) -> None:
         deadline = time.monotonic() + 3
@@ -178,6 +188,7 @@ class HostsTest(unittest.TestCase):
         slow_decode = "fault:0?fault=slow:150000" if stage == "decode" else "cpu:0"
         if stage == "transfer":
             self.hosts.narrow("decode", NARROW)
+        before = self.hosts.sent_to("decode")
         prompt = LONG_PROMPT if stage == "transfer" else PROMPT
         client = subprocess.Popen(
             self.hosts["client"].command(PROGRAM, "run", DEMO_F32, "-p", prompt, "-n", "100", "--temp", "0", "--ctx",
@@ -186,11 +197,18 @@ class HostsTest(unittest.TestCase):
         if stage == "decode":
             assert client.stdout
             client.stdout.read(1)
+        elif stage == "transfer":
+            self.wait_until(lambda: self.hosts.sent_to("decode") > before + TRANSFER_BYTES, client)
         else:
-            time.sleep(1.2)
+            self.wait_until(lambda: self.kv_blocks("prefill") > 0, client)
         if client.poll() is not None:
             self.fail(f"{stage} was over too soon: {client.communicate()}")
         return client
+
+    def wait_until(self, holds: Callable[[], bool], client: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + SECONDS_TO_BEGIN
+        while not holds() and client.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def break_it(self, failure: str, who: str) -> None:
         if failure == "cut":

@@ -1,5 +1,5 @@
 # Messages, links, KV transfer, workers and sessions.
-foreach(name message transport wire journal router answer_text evaluate door net)
+foreach(name message transport wire journal router answer_text evaluate door net fabric)
   consort_add_unit_test(scheduler_${name}_test consort_scheduler)
 endforeach()
 foreach(name engine port session transfer story direct remote pack)
@@ -12,6 +12,7 @@ endforeach()
 if(TARGET consort_ucx)
   add_dependencies(scheduler_remote_test consort_ucx)
   add_dependencies(scheduler_door_test consort_ucx)
+  add_dependencies(scheduler_fabric_test consort_ucx)
   # UCX watches munmap, which ASan's signal stacks do not survive.
   set_property(TEST scheduler_remote_test APPEND PROPERTY
     ENVIRONMENT "ASAN_OPTIONS=use_sigaltstack=0")

@@ -51,8 +51,23 @@ static void disconnect(cs_fabric_peer *peer) {
   (void)peer;
 }
 
-static const cs_fabric_table fabric = {
-    .version = CS_FABRIC_VERSION, .equal = same, .send = remember, .disconnect = disconnect};
+static size_t describe(const cs_fabric_peer *peer, uint8_t *out) {
+  (void)peer;
+  out[0] = 'w';
+  return 1;
+}
+
+static bool learn(cs_fabric_peer *peer, const uint8_t *data, size_t bytes) {
+  (void)peer;
+  return bytes == 1 && data[0] == 'w';
+}
+
+static const cs_fabric_table fabric = {.version = CS_FABRIC_VERSION,
+                                       .equal = same,
+                                       .send = remember,
+                                       .describe = describe,
+                                       .learn = learn,
+                                       .disconnect = disconnect};
 
 static int set_up(void **state) {
   world *const w = calloc(1, sizeof *w);
@@ -65,6 +80,7 @@ static int set_up(void **state) {
   assert_int_equal(cs_mailbox_create(1 << 20, &w->mailbox, NULL), CS_OK);
   cs_connection_bind(w->connection, CS_NET_KV, w->mailbox, CS_NET_ALLOW(CS_MESSAGE_KV_PIECE));
   w->connection->peer = (cs_fabric_peer *)w;
+  w->connection->met = true;
   w->net.connections = w->connection;
   *state = w;
   return 0;
@@ -149,6 +165,41 @@ static void *arrive(world *w, const sent_part *part, void **token) {
   return to;
 }
 
+/* Else data could wait in a socket that the other side does not know. */
+static void nothing_but_a_beat_goes_before_the_other_was_met(void **state) {
+  world *const w = *state;
+  const cs_message message = {.kind = CS_MESSAGE_CANCEL};
+  void *token;
+  w->connection->met = false;
+  cs_link *const link = cs_connection_link(w->connection, CS_NET_REQUESTS);
+  assert_int_equal(cs_link_send_message(link, &message, 0, NULL), CS_OK);
+  net_connection_pump(w->connection, CS_NET_BEAT_US);
+  assert_int_equal(w->n_sent, 1);
+  assert_int_equal(w->sent[0].bytes, 1); /* the description */
+  assert_non_null(arrive(w, &w->sent[0], &token));
+  net_on_sent(&w->net, w->sent[0].token, true);
+  net_connection_pump(w->connection, CS_NET_BEAT_US + 1);
+  assert_int_equal(w->n_sent, 1);
+  net_on_arrived(&w->net, token, true);
+  net_connection_pump(w->connection, CS_NET_BEAT_US + 2); /* now, and an answer at once */
+  assert_int_equal(w->n_sent, 3);
+  assert_true(w->sent[1].bytes >= CS_MESSAGE_HEAD_BYTES);
+  assert_int_equal(w->sent[2].bytes, 1);
+  for (size_t i = 1; i < 3; i++)
+    net_on_sent(&w->net, w->sent[i].token, true);
+}
+
+static void a_beat_that_is_none_ends_the_connection(void **state) {
+  world *const w = *state;
+  void *token;
+  net_connection_pump(w->connection, CS_NET_BEAT_US);
+  uint8_t *const said = arrive(w, &w->sent[0], &token);
+  said[0] = 'x';
+  net_on_arrived(&w->net, token, true);
+  assert_int_equal(cs_connection_status(w->connection, NULL), CS_CORRUPT);
+  net_on_sent(&w->net, w->sent[0].token, true);
+}
+
 /* What a lender sends comes back to its own connection, in the order of `order`. */
 static void bounce(world *w, const lender *self, const size_t *order, size_t n) {
   void *tokens[MAX_SENDS];
@@ -220,6 +271,9 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(a_lent_payload_stays_until_all_has_left, set_up, tear_down),
       cmocka_unit_test_setup_teardown(a_loan_ends_with_the_connection, set_up, tear_down),
+      cmocka_unit_test_setup_teardown(nothing_but_a_beat_goes_before_the_other_was_met, set_up,
+                                      tear_down),
+      cmocka_unit_test_setup_teardown(a_beat_that_is_none_ends_the_connection, set_up, tear_down),
       cmocka_unit_test_setup_teardown(parts_in_any_order_make_the_frame, set_up, tear_down),
       cmocka_unit_test_setup_teardown(a_part_that_comes_twice_ends_the_connection, set_up,
                                       tear_down),
