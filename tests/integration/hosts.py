@@ -119,12 +119,12 @@ class Hosts:
         assert self.switch
         return int(self.switch.check("cat", f"/sys/class/net/to-{name}/statistics/tx_bytes"))
 
-    def narrow(self, name: str, rate: str | None, latency: str = "2s") -> None:
-        """Limits what the host is sent to a rate like "8mbit", of which the switch holds that much; None: no limit."""
+    def narrow(self, name: str, rate: str | None) -> None:
+        """Limits what the host is sent to a rate like "8mbit"; the switch holds all that waits. None: no limit."""
         assert self.switch
         if rate:
             self.switch.configure("tc", "qdisc", "replace", "dev", f"to-{name}", "root", "tbf", "rate", rate, "burst",
-                                  "64kb", "latency", latency)
+                                  "64kb", "limit", "64mb")
             self.narrowed.add(name)
         elif name in self.narrowed:
             self.narrowed.remove(name)

@@ -38,8 +38,10 @@ LONG_PROMPT = "Speak, speak. " * 330
 LONG_CONTEXT = 2048
 # 4 Mbit/s: a piece of the long prompt's KV takes half a second, all of it eight.
 NARROW = "4mbit"
-# A piece takes 2.7 seconds and more, a part of it 0.7.
-SLOW = "768kbit"
+# A piece takes 2.6 seconds, a part of it one.
+SLOW = "512kbit"
+# What waits there is heard of only when it has come through.
+SLOW_BUFFER = "32k"
 SILENCE_MS = 2000
 ENVIRONMENT = {
     "CONSORT_SECRET": "the secret of the test",
@@ -256,10 +258,12 @@ def add_slow_cable() -> None:
                      "--kv-dtype", "f32", "--json", *self.place("cpu:0", "cpu:0"))
         results = []
         for rate in (None, SLOW):
-            self.hosts.narrow("decode", rate, "300ms")
+            self.restart_worker("prefill", {"UCX_TCP_SNDBUF": SLOW_BUFFER})
+            self.hosts.narrow("decode", rate)
             done = self.on_client(*arguments, timeout=120)
             self.assertEqual(done.returncode, 0, done.stderr)
             results.append(json.loads(done.stdout))
+        self.restart_worker("prefill")
         transfer = results[1]["kv_transfer"]
         print(f"{transfer['pieces']} pieces in {transfer['ms'] / 1e3:.1f} s")
         self.assertGreater(transfer["ms"] / transfer["pieces"], SILENCE_MS)
