@@ -63,20 +63,57 @@ cs_status cs_executor_revive(cs_executor *executor, cs_error *error) {
 
 /* ---- layout ---- */
 
+static bool crosses(const cs_cut *cut, cs_value v) {
+  for (size_t i = 0; i < cut->n_crossings; i++) {
+    if (cut->crossings[i].value == v) return true;
+  }
+  return false;
+}
+
+/* Whether the result of op i may take the place of its first input: the op allows that, nobody
+ * reads the input later, and no copy of it is still to be made. Gated activations alone: theirs are
+ * the widest values of a layer. */
+static bool replaces_input(const cs_executor *executor, const cs_cut *cut, uint32_t i,
+                           uint32_t place) {
+  const cs_op_node *op = &executor->ops[i];
+  if (op->id != CS_OP_SILU_MUL && op->id != CS_OP_GELU_MUL) return false;
+  const cs_value out = op->operands[0], in = op->operands[1];
+  const cs_slot *slots = executor->slots;
+  return slots[out].kind == CS_VALUE_ACTIVATION && slots[in].kind == CS_VALUE_ACTIVATION &&
+         slots[out].bytes == slots[in].bytes && in != op->operands[2] &&
+         cut->lives[out].first[place] == i && cut->lives[in].last[place] == i && !crosses(cut, in);
+}
+
+/* owners[v]: the value whose bytes v has, itself for most. Lives of owners grow by theirs. */
+static void share_bytes(const cs_executor *executor, cs_cut *cut, uint32_t place,
+                        uint32_t *owners) {
+  for (uint32_t v = 0; v < executor->n_values; v++)
+    owners[v] = v;
+  for (uint32_t i = 0; i < executor->n_ops; i++) {
+    if (executor->placement->places[i] != place || !replaces_input(executor, cut, i, place))
+      continue;
+    const cs_value out = executor->ops[i].operands[0];
+    owners[out] = owners[executor->ops[i].operands[1]];
+    cut->lives[owners[out]].last[place] = cut->lives[out].last[place];
+  }
+}
+
 /* Gives every value that lives at `place` its offset; *bytes is the arena's size. */
-static cs_status lay_out(cs_executor *executor, const cs_cut *cut, uint32_t place, uint64_t *bytes,
+static cs_status lay_out(cs_executor *executor, cs_cut *cut, uint32_t place, uint64_t *bytes,
                          cs_error *error) {
   cs_arena_item *items = calloc(executor->n_values + 1, sizeof *items);
   uint32_t *values = calloc(executor->n_values + 1, sizeof *values);
+  uint32_t *owners = calloc(executor->n_values + 1, sizeof *owners);
   cs_status status = CS_OK;
   size_t n = 0;
-  if (!items || !values) {
+  if (!items || !values || !owners) {
     status = no_memory(error);
     goto out;
   }
+  share_bytes(executor, cut, place, owners);
   for (uint32_t v = 0; v < executor->n_values; v++) {
     const cs_value_life *life = &cut->lives[v];
-    if (life->first[place] == UINT32_MAX) continue;
+    if (life->first[place] == UINT32_MAX || owners[v] != v) continue;
     values[n] = v;
     items[n++] = (cs_arena_item){
         .first = life->first[place], .last = life->last[place], .bytes = executor->slots[v].bytes};
@@ -84,9 +121,12 @@ static cs_status lay_out(cs_executor *executor, const cs_cut *cut, uint32_t plac
   status = cs_arena_assign(items, n, bytes, error);
   for (size_t i = 0; i < n; i++)
     executor->slots[values[i]].offsets[place] = items[i].offset;
+  for (uint32_t v = 0; v < executor->n_values; v++)
+    executor->slots[v].offsets[place] = executor->slots[owners[v]].offsets[place];
 out:
   free(items);
   free(values);
+  free(owners);
   return status;
 }
 
@@ -122,8 +162,7 @@ static cs_status make_buffer(cs_device *device, uint64_t bytes, cs_buffer **out,
   return status == CS_OK ? CS_OK : cs_error_prefix(error, status, "%s", what);
 }
 
-static cs_status make_lane(cs_executor *executor, const cs_cut *cut, uint32_t place,
-                           cs_error *error) {
+static cs_status make_lane(cs_executor *executor, cs_cut *cut, uint32_t place, cs_error *error) {
   cs_lane *lane = &executor->lanes[place];
   lane->device = executor->placement->devices[place];
   uint64_t arena_bytes = 0;

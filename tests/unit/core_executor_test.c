@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "core/executor.h"
+#include "core/executor_private.h"
 #include "core_lists.h"
 
 #define COLUMNS 5
@@ -200,6 +201,36 @@ static void values_cross_between_recorded_devices_without_staging(void **state) 
 static void slow_devices_still_wait_for_each_other(void **state) {
   (void)state;
   lists_run_alike_on("fake:0?deny=silu_mul&delay_us=50", "fake:1?delay_us=20", false);
+}
+
+/* Whether the product of two copies takes the first one's bytes, which are read later, or cross to
+ * another device, where asked for. */
+static bool product_replaces(bool read_later, const char *primary, const char *fallback) {
+  cs_op_list *list = cs_op_list_create();
+  cs_value values[5];
+  for (uint32_t i = 0; i < 2; i++)
+    values[i] = list_value(list, CS_VALUE_INPUT, i + 1, 3, COLUMNS);
+  for (uint32_t i = 2; i < 5; i++)
+    values[i] = cs_op_list_activation(list, CS_DTYPE_F32, 3, COLUMNS);
+  list_copy(list, 0, values[2], values[0]);
+  list_copy(list, 0, values[3], values[1]);
+  cs_op_list_op(list, CS_OP_SILU_MUL, 0, (cs_value[]){values[4], values[2], values[3]}, 3, NULL);
+  const cs_value out = list_value(list, CS_VALUE_OUTPUT, 10, 3, COLUMNS);
+  list_add(list, 0, out, values[4], read_later ? values[2] : values[4]);
+  assert_ok(cs_op_list_finish(list, error));
+  bench b = open_bench(list, primary, fallback, false, 0);
+  const cs_slot *slots = b.executor->slots;
+  const bool same = slots[values[2]].offsets[0] == slots[values[4]].offsets[0];
+  close_bench(&b);
+  cs_op_list_destroy(list);
+  return same;
+}
+
+static void a_product_takes_the_bytes_of_an_input_that_nobody_reads_later(void **state) {
+  (void)state;
+  assert_true(product_replaces(false, "fake:0", NULL));
+  assert_false(product_replaces(true, "fake:0", NULL));
+  assert_false(product_replaces(true, "fake:0?deny=add", "twin:0"));
 }
 
 /* The failure of one run, told by either half. */
@@ -467,6 +498,7 @@ static void a_value_read_before_it_is_written_is_refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(one_device_computes_the_list),
+      cmocka_unit_test(a_product_takes_the_bytes_of_an_input_that_nobody_reads_later),
       cmocka_unit_test(a_device_that_only_records_computes_the_list),
       cmocka_unit_test(recording_is_preferred_where_asked_for),
       cmocka_unit_test(values_cross_to_the_fallback_and_back),
