@@ -114,12 +114,48 @@ static int32_t *random_tokens(uint32_t n_tokens, uint32_t n_vocab) {
   return tokens;
 }
 
-/* Prefill: prompt tokens until the first token. Decode: tokens after the first, of all sequences
- * together, from the first one's first token to the last one's last. Their own rates must not be
- * added up: sequences that begin one after the other do not share all steps. */
-static double rate_of(const bench_test *test, const consort_generate_result *results) {
+/* When each token of a sequence came, in us. */
+typedef struct token_times {
+  uint64_t *at_us; /* (n_output) */
+  uint32_t n;
+} token_times;
+
+static int note_time(void *user, int32_t token, const char *piece, size_t bytes) {
+  (void)piece;
+  (void)bytes;
+  token_times *const times = user;
+  if (token >= 0) times->at_us[times->n++] = cs_now_us();
+  return 0;
+}
+
+/* Tokens of all sequences a second while all of them decode: from where the last one begins to
+ * where the first one ends, each getting as many tokens as that one. Before and after, prompts are
+ * computed between the steps, and steps have fewer sequences. NAN where they never all decode. */
+static double rate_together(const token_times *times, uint32_t n_sequences) {
+  const token_times *ending = times;
+  uint64_t begin_us = 0;
+  for (uint32_t i = 0; i < n_sequences; i++) {
+    if (times[i].at_us[0] > begin_us) begin_us = times[i].at_us[0];
+    if (times[i].at_us[times[i].n - 1] < ending->at_us[ending->n - 1]) ending = &times[i];
+  }
+  const uint64_t end_us = ending->at_us[ending->n - 1];
+  uint32_t n_tokens = 0;
+  for (uint32_t t = 0; t < ending->n; t++)
+    n_tokens += ending->at_us[t] > begin_us;
+  if (n_tokens == 0) return NAN;
+  return (double)n_tokens * n_sequences * 1e6 / (double)(end_us - begin_us);
+}
+
+/* Prefill: prompt tokens until the first token. Decode: tokens after the first; of several
+ * sequences those of the time in which all decode, or, where there is none, of the time from the
+ * first one's first token to the last one's last. Their own rates must not be added up: sequences
+ * that begin one after the other do not share all steps. */
+static double rate_of(const bench_test *test, const consort_generate_result *results,
+                      const token_times *times) {
   if (test->n_output == 1) return test->n_prompt * 1e3 / results[0].ttft_ms;
   const uint32_t n_after = test->n_output - 1;
+  const double together = test->n_batch > 1 ? rate_together(times, test->n_batch) : NAN;
+  if (isfinite(together)) return together;
   double begin_ms = results[0].ttft_ms, end_ms = 0;
   for (uint32_t i = 0; i < test->n_batch; i++) {
     begin_ms = fmin(begin_ms, results[i].ttft_ms);
@@ -128,25 +164,55 @@ static double rate_of(const bench_test *test, const consort_generate_result *res
   return (double)n_after * test->n_batch * 1e3 / (end_ms - begin_ms);
 }
 
-static cs_status run_once(const bench_test *test, double *rate, cs_error *error) {
-  const consort_generate_options options = {
-      .struct_size = sizeof options, .n_tokens = test->n_output, .ignore_end = 1};
-  const cs_session_prompt prompt = {test->tokens, test->n_prompt, &options};
-  cs_session_prompt *prompts = calloc(test->n_batch, sizeof *prompts);
-  consort_generate_result *results = calloc(test->n_batch, sizeof *results);
-  cs_status status = CS_OK;
-  if (!prompts || !results) status = cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
-  for (uint32_t i = 0; i < test->n_batch && status == CS_OK; i++)
-    prompts[i] = prompt;
-  if (status == CS_OK)
-    status = cs_session_generate(test->session, prompts, test->n_batch, results, error);
-  if (status == CS_OK) *rate = rate_of(test, results);
-  for (uint32_t i = 0; i < test->n_batch && results; i++) {
-    free(results[i].tokens);
-    free(results[i].text);
+/* What one run hands to the session and gets back, for n_batch sequences. */
+typedef struct bench_run {
+  consort_generate_options *options;
+  cs_session_prompt *prompts;
+  consort_generate_result *results;
+  token_times *times;
+  uint64_t *at_us; /* of all `times` */
+} bench_run;
+
+static void run_finish(const bench_test *test, bench_run *run) {
+  for (uint32_t i = 0; i < test->n_batch && run->results; i++) {
+    free(run->results[i].tokens);
+    free(run->results[i].text);
   }
-  free(prompts);
-  free(results);
+  free(run->options);
+  free(run->prompts);
+  free(run->results);
+  free(run->times);
+  free(run->at_us);
+}
+
+static cs_status run_init(const bench_test *test, bench_run *run, cs_error *error) {
+  const size_t n = test->n_batch;
+  *run = (bench_run){.options = calloc(n, sizeof *run->options),
+                     .prompts = calloc(n, sizeof *run->prompts),
+                     .results = calloc(n, sizeof *run->results),
+                     .times = calloc(n, sizeof *run->times),
+                     .at_us = calloc(n * test->n_output, sizeof *run->at_us)};
+  if (!run->options || !run->prompts || !run->results || !run->times || !run->at_us)
+    return cs_error_set(error, CS_OUT_OF_MEMORY, "out of memory");
+  for (uint32_t i = 0; i < test->n_batch; i++) {
+    run->times[i].at_us = run->at_us + (size_t)i * test->n_output;
+    run->options[i] = (consort_generate_options){.struct_size = sizeof run->options[i],
+                                                 .n_tokens = test->n_output,
+                                                 .ignore_end = 1,
+                                                 .on_token = note_time,
+                                                 .user = &run->times[i]};
+    run->prompts[i] = (cs_session_prompt){test->tokens, test->n_prompt, &run->options[i]};
+  }
+  return CS_OK;
+}
+
+static cs_status run_once(const bench_test *test, double *rate, cs_error *error) {
+  bench_run run;
+  cs_status status = run_init(test, &run, error);
+  if (status == CS_OK)
+    status = cs_session_generate(test->session, run.prompts, test->n_batch, run.results, error);
+  if (status == CS_OK) *rate = rate_of(test, run.results, run.times);
+  run_finish(test, &run);
   return status;
 }
 
