@@ -437,6 +437,13 @@ static cs_status warm_up(cs_engine *engine, cs_error *error) {
   return run_padding(engine, WARM_UP_ROWS, error);
 }
 
+/* The host's own cores: checking and copying a list each time would take time from its ops. */
+static bool computes_on_host(const cs_device *device) {
+  const cs_device_properties *properties = cs_device_get_properties(device);
+  return properties->flags & CS_DEVICE_HOST_RESIDENT &&
+         strcmp(properties->compute_domain, "host") == 0;
+}
+
 cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *user,
                          cs_error *error) {
   const cs_engine_options *const options = &engine->options;
@@ -454,6 +461,7 @@ cs_status cs_engine_load(cs_engine *engine, cs_weights_progress progress, void *
                                         .largest = engine->largest,
                                         .resolve = resolve,
                                         .user = engine,
+                                        .prefer_program = computes_on_host(options->primary),
                                         .profile = options->profile,
                                         .timeout_us = options->step_timeout_us};
   status = cs_executor_create(&executor, &engine->executor, error);
