@@ -136,7 +136,8 @@ static float *parts_of(const attention_job *job, uint64_t s) {
              sizeof(float);
 }
 
-/* Later rows of a sequence see more keys: those items come first. */
+/* Items of one KV head follow each other, so that its keys stay in the cache, those of later rows,
+ * which see more of them, first. */
 static void run_item(const attention_job *job, uint64_t s, const sequence_plan *plan,
                      uint64_t number) {
   const uint64_t n_few_items = plan->n_few * plan->few.n_items;
@@ -148,7 +149,7 @@ static void run_item(const attention_job *job, uint64_t s, const sequence_plan *
   }
   number -= n_few_items;
   const attention_item item =
-      item_of(job, plan, s, plan->n_many - 1 - number / job->k.n_heads, number % job->k.n_heads);
+      item_of(job, plan, s, plan->n_many - 1 - number % plan->n_many, number / plan->n_many);
   cpu_attention_many(&item);
 }
 

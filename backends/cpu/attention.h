@@ -70,6 +70,27 @@ static inline uint64_t attention_begin(const attention_item *item, uint64_t i) {
   return window && end > window ? end - window : 0;
 }
 
+/* Up to where positions from `at` on, none of them past `end`, lie in one block. */
+static inline uint64_t attention_run_end(const cpu_kv *kv, uint64_t at, uint64_t end) {
+  const uint64_t left = kv->block_tokens - at % kv->block_tokens;
+  return left < end - at ? at + left : end;
+}
+
+/* Asks for the rows of positions begin to end - 1: a head's rows of one block are too short a run
+ * for the processor to see by itself. Rows whose elements are scattered are left alone. */
+static inline void attention_fetch(const attention_item *item, const cpu_kv *kv, uint64_t begin,
+                                   uint64_t end) {
+  const size_t row_bytes = kv->width * kv->element_bytes, line_bytes = 64;
+  for (uint64_t at = begin; kv->contiguous && at < end; at = attention_run_end(kv, at, end)) {
+    const unsigned char *rows = cpu_kv_at(kv, (uint64_t)item->blocks[at / kv->block_tokens],
+                                          at % kv->block_tokens, item->kv_head);
+    const uint64_t n = attention_run_end(kv, at, end) - at;
+    for (uint64_t t = 0; t < n; t++)
+      for (size_t j = 0; j < row_bytes; j += line_bytes)
+        __builtin_prefetch(rows + t * kv->token_bytes + j, 0, 2);
+  }
+}
+
 /* ---- few queries ---- */
 
 /* How a chunk of few queries is cut into items: the context into pieces, the KV heads into runs. */

@@ -1,11 +1,14 @@
 /* Attention of many queries in products of bf16 pairs, twice the float rate. Queries, weights and V
  * are rounded to bf16; K is not: where it is not bf16 already, a key is the sum of its upper 8 bits
- * of significand and of the rest, and both meet the query. Rounding K, too, costs more than the
- * error class allows once scores spread by 2 (NMSE 3.3e-5 over 4,096 keys with F16
- * caches, 1.5e-5 without). Scores, sums and the softmax are float32.
+ * of significand and of the rest. Rounding K, too, costs more than the error class allows once
+ * scores spread by 2 (NMSE 3.3e-5 over 4,096 keys with F16 caches, 1.5e-5 without). The rest adds
+ * less than 1 / 128 of a product, so that 8 bits of it, and of the query that it meets, are enough:
+ * vpdpbusd takes four of them where vdpbf16ps takes two. Scores, sums and the softmax are float32.
  *
- * Everything is in words of two neighbouring elements: of a key's width for scores, of keys for V.
- * Sixteen keys, or sixteen columns of V, are broadcast to the lanes of a group of queries. */
+ * Everything is in words of two neighbouring elements, or of four bytes: of a key's width for
+ * scores, of keys for V. Sixteen keys, or sixteen columns of V, are broadcast to the lanes of a
+ * group of queries. vpdpbusd wants one side unsigned, which the bytes of queries are, by an offset
+ * of 128; sums start at what that adds, negated. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -23,6 +26,15 @@ INLINE __mmask16 first_lanes(size_t n) {
 
 INLINE size_t words_of(size_t width) {
   return (width + 1) / 2;
+}
+
+INLINE size_t fours_of(size_t width) {
+  return (width + 3) / 4;
+}
+
+/* Words of a panel of keys, each 16 wide: pairs, and of what they leave bytes, scales, starts. */
+INLINE size_t key_words(size_t width) {
+  return words_of(width) + fours_of(width) + 2;
 }
 
 /* ---- packing ---- */
@@ -53,70 +65,119 @@ INLINE void transpose16(const __m512i in[16], __m512i out[16]) {
   }
 }
 
-/* Words i to i + 15 of 16 rows, `left` elements from i on; word j of row r to out[j * stride + r].
- */
-INLINE void store_words(const __m512i rows[16], size_t left, size_t stride, uint32_t *out) {
+/* Words i to i + 15 of 16 rows, `left` elements from i on; word j of row r to out[j * 16 + r]. */
+INLINE void store_words(const __m512i rows[16], size_t left, uint32_t *out) {
   __m512i words[16];
   transpose16(rows, words);
   const size_t n = words_of(left) < 16 ? words_of(left) : 16;
   for (size_t j = 0; j < n; j++)
-    _mm512_storeu_si512(out + j * stride, words[j]);
+    _mm512_storeu_si512(out + j * 16, words[j]);
 }
 
-static void pack_queries(const float *rows, size_t n, size_t width, float *out) {
-  uint32_t *to = (uint32_t *)(void *)out;
+INLINE __m512 upper_half(__m512 x) {
+  return _mm512_and_ps(x, _mm512_castsi512_ps(_mm512_set1_epi32((int)0xffff0000)));
+}
+
+/* What the upper halves leave; of infinities and NaN nothing. */
+INLINE __m512 rest_of(__m512 x) {
+  const int not_finite = 0x99; /* both NaN, both infinities */
+  return _mm512_maskz_sub_ps((__mmask16)~_mm512_fpclass_ps_mask(x, not_finite), x, upper_half(x));
+}
+
+/* 16 numbers of a row, `left` elements before its end; of_rest: what their upper halves leave. */
+INLINE __m512 load_numbers(const int of_rest, const float *from, size_t left) {
+  const __m512 x = _mm512_maskz_loadu_ps(first_lanes(left), from);
+  return of_rest ? rest_of(x) : x;
+}
+
+/* What a byte of a row counts; 0: the row's bytes are zero. */
+INLINE float byte_scale(const int of_rest, const float *row, size_t width) {
+  __m512 largest = _mm512_setzero_ps();
+  for (size_t i = 0; i < width; i += 16)
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(load_numbers(of_rest, row + i, width - i)));
+  const float top = _mm512_reduce_max_ps(largest);
+  return top > 0x1p-100f && top < INFINITY ? top / 127 : 0;
+}
+
+/* 64 elements of a row, `left` before its end. */
+INLINE __m512i bytes_of(const int of_rest, const float *from, size_t left, float scale) {
+  const __m512 inverse = _mm512_set1_ps(scale > 0 ? 1 / scale : 0);
+  __m128i quarters[4];
+  UNROLL for (size_t k = 0; k < 4; k++) {
+    const __m512 x =
+        left > 16 * k ? load_numbers(of_rest, from + 16 * k, left - 16 * k) : _mm512_setzero_ps();
+    quarters[k] = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)));
+  }
+  const __m256i low = _mm256_set_m128i(quarters[1], quarters[0]);
+  const __m256i high = _mm256_set_m128i(quarters[3], quarters[2]);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* Rows (n, width), n <= 16, as bytes, four a word: (fours, 16), then 16 scales, then, of the rest
+ * of keys, where the sums with a query's bytes start; the bytes of queries have the offset. */
+INLINE void pack_bytes(const int of_rest, const float *rows, size_t n, size_t width,
+                       uint32_t *out) {
+  float scales[16];
+  __m512i sums = _mm512_setzero_si512();
+  for (size_t r = 0; r < 16; r++)
+    scales[r] = r < n ? byte_scale(of_rest, rows + r * width, width) : 0;
+  for (size_t i = 0; i < width; i += 64) {
+    __m512i bytes[16], words[16];
+    for (size_t r = 0; r < 16; r++)
+      bytes[r] = r < n ? bytes_of(of_rest, rows + r * width + i, width - i, scales[r])
+                       : _mm512_setzero_si512();
+    transpose16(bytes, words);
+    const size_t left = fours_of(width - i), n_words = left < 16 ? left : 16;
+    for (size_t j = 0; j < n_words; j++, out += 16) {
+      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), words[j]);
+      const __m512i moved = _mm512_xor_si512(words[j], _mm512_set1_epi8((char)0x80));
+      _mm512_storeu_si512(out, of_rest ? words[j] : moved);
+    }
+  }
+  _mm512_storeu_ps(out, _mm512_loadu_ps(scales));
+  if (!of_rest) return;
+  const __m512i starts = _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), sums), 7);
+  _mm512_storeu_si512(out + 16, starts);
+}
+
+/* Rows (n, width), n <= 16, as pairs: (words, 16). `whole`: rounded; else their upper halves. */
+INLINE void pack_pairs(const int whole, const float *rows, size_t n, size_t width, uint32_t *out) {
   for (size_t i = 0; i < width; i += 32) {
     __m512i words[16];
     for (size_t r = 0; r < 16; r++) {
       const float *row = rows + r * width + i;
-      const __mmask16 low = r < n ? first_lanes(width - i) : 0;
-      const __mmask16 high = r < n && width - i > 16 ? first_lanes(width - i - 16) : 0;
-      words[r] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_loadu_ps(high, row + 16),
-                                              _mm512_maskz_loadu_ps(low, row));
+      const __mmask16 mask_a = r < n ? first_lanes(width - i) : 0;
+      const __mmask16 mask_b = r < n && width - i > 16 ? first_lanes(width - i - 16) : 0;
+      const __m512 a = _mm512_maskz_loadu_ps(mask_a, row);
+      const __m512 b = _mm512_maskz_loadu_ps(mask_b, row + 16);
+      words[r] = whole ? (__m512i)_mm512_cvtne2ps_pbh(b, a)
+                       : (__m512i)_mm512_cvtne2ps_pbh(upper_half(b), upper_half(a));
     }
-    store_words(words, width - i, 16, to + i / 2 * 16);
+    store_words(words, width - i, out + i / 2 * 16);
   }
 }
 
-/* The upper half of 32 floats, and in `rest` what it leaves, both bf16. Of infinities and NaN
- * nothing is left. */
-INLINE __m512i split(__m512 low, __m512 high, __m512i *rest) {
-  const __m512 upper = _mm512_castsi512_ps(_mm512_set1_epi32((int)0xffff0000));
-  const __m512 a = _mm512_and_ps(low, upper), b = _mm512_and_ps(high, upper);
-  const int not_finite = 0x99; /* both NaN, both infinities */
-  const __mmask16 odd_a = _mm512_fpclass_ps_mask(a, not_finite);
-  const __mmask16 odd_b = _mm512_fpclass_ps_mask(b, not_finite);
-  *rest = (__m512i)_mm512_cvtne2ps_pbh(_mm512_maskz_sub_ps((__mmask16)~odd_b, high, b),
-                                       _mm512_maskz_sub_ps((__mmask16)~odd_a, low, a));
-  return (__m512i)_mm512_cvtne2ps_pbh(b, a);
+/* (words, 16) pairs and, unless keys are exact, (fours, 16) bytes, 16 scales of these. */
+static void pack_queries(const float *rows, size_t n, size_t width, bool exact, float *out) {
+  uint32_t *to = (uint32_t *)(void *)out;
+  pack_pairs(1, rows, n, width, to);
+  if (!exact) pack_bytes(0, rows, n, width, to + words_of(width) * 16);
 }
 
-/* A panel of 16 keys is (words, 16), or (words, 2, 16) with what the upper halves leave. */
-INLINE void pack_panel(const int exact, const float *rows, size_t width, uint32_t *out) {
-  for (size_t i = 0; i < width; i += 32) {
-    __m512i words[16], rest[16];
-    const __mmask16 low = first_lanes(width - i);
-    const __mmask16 high = width - i > 16 ? first_lanes(width - i - 16) : 0;
-    for (size_t r = 0; r < 16; r++) {
-      const __m512 a = _mm512_maskz_loadu_ps(low, rows + r * width + i);
-      const __m512 b = _mm512_maskz_loadu_ps(high, rows + r * width + i + 16);
-      words[r] = exact ? (__m512i)_mm512_cvtne2ps_pbh(b, a) : split(a, b, &rest[r]);
-    }
-    uint32_t *to = out + i / 2 * 16 * (exact ? 1 : 2);
-    store_words(words, width - i, exact ? 16 : 32, to);
-    if (!exact) store_words(rest, width - i, 32, to + 16);
-  }
-}
-
+/* A panel of 16 keys is (words, 16) pairs and, unless these are exact, what pack_bytes makes of the
+ * rest. */
 static void pack_keys(const cpu_kernels *kernels, const float *rows, size_t n, size_t width,
                       bool exact, float *out) {
   (void)kernels;
   uint32_t *to = (uint32_t *)(void *)out;
-  for (size_t t = 0; t < n; t += ROWS, rows += ROWS * width, to += ROWS * 2 * words_of(width))
-    if (exact)
-      pack_panel(1, rows, width, to);
-    else
-      pack_panel(0, rows, width, to);
+  for (size_t t = 0; t < n; t += ROWS, rows += ROWS * width, to += ROWS * key_words(width)) {
+    if (exact) {
+      pack_pairs(1, rows, ROWS, width, to);
+      continue;
+    }
+    pack_pairs(0, rows, ROWS, width, to);
+    pack_bytes(1, rows, ROWS, width, to + words_of(width) * ROWS);
+  }
 }
 
 /* A panel of 16 columns is (CPU_FORM_TILE / 2, 16). */
@@ -141,29 +202,46 @@ INLINE __m512 dot(__m512 sum, __m512i a, uint32_t b) {
   return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)_mm512_set1_epi32((int)b));
 }
 
+/* What the rest of the first `rows` keys of a panel adds. */
+INLINE void score_rest(const int rows, const uint32_t *q, const uint32_t *keys, size_t n_fours,
+                       __m512 sums[ROWS]) {
+  const uint32_t *scales = keys + n_fours * ROWS, *starts = scales + ROWS;
+  const __m512 q_scales = _mm512_loadu_ps(q + n_fours * 16);
+  __m512i dots[ROWS];
+  UNROLL for (int r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32((int)starts[r]);
+  for (size_t i = 0; i < n_fours; i++, q += 16, keys += ROWS) {
+    const __m512i four = _mm512_loadu_si512(q);
+    UNROLL for (int r = 0; r < rows; r++) dots[r] =
+        _mm512_dpbusd_epi32(dots[r], four, _mm512_set1_epi32((int)keys[r]));
+  }
+  UNROLL for (int r = 0; r < rows; r++) {
+    const __m512 scale = _mm512_castsi512_ps(_mm512_set1_epi32((int)scales[r]));
+    sums[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[r]), _mm512_mul_ps(q_scales, scale));
+  }
+}
+
 /* The first `rows` keys of a panel. */
 INLINE void score_panel(const int rows, const int exact, const uint32_t *q, const uint32_t *keys,
-                        size_t n_words, float *scores) {
+                        size_t width, float *scores) {
+  const size_t n_words = words_of(width);
   __m512 sums[ROWS];
-  UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
-  for (size_t i = 0; i < n_words; i++, q += 16) {
+  if (exact)
+    UNROLL for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
+  else
+    score_rest(rows, q + n_words * 16, keys + n_words * ROWS, fours_of(width), sums);
+  for (size_t i = 0; i < n_words; i++, q += 16, keys += ROWS) {
     const __m512i pair = _mm512_loadu_si512(q);
     UNROLL for (int r = 0; r < rows; r++) sums[r] = dot(sums[r], pair, keys[r]);
-    keys += ROWS;
-    if (exact) continue;
-    UNROLL for (int r = 0; r < rows; r++) sums[r] = dot(sums[r], pair, keys[r]);
-    keys += ROWS;
   }
   UNROLL for (int r = 0; r < rows; r++) _mm512_storeu_ps(scores + 16 * r, sums[r]);
 }
 
 INLINE void score_panels(const int exact, const uint32_t *q, const uint32_t *keys, size_t n,
                          size_t width, float *scores) {
-  const size_t n_words = words_of(width);
   size_t t = 0;
-  for (; t + ROWS <= n; t += ROWS, keys += ROWS * 2 * n_words)
-    score_panel(ROWS, exact, q, keys, n_words, scores + t * 16);
-  if (t < n) score_panel(CPU_FORM_KEYS, exact, q, keys, n_words, scores + t * 16);
+  for (; t + ROWS <= n; t += ROWS, keys += ROWS * key_words(width))
+    score_panel(ROWS, exact, q, keys, width, scores + t * 16);
+  if (t < n) score_panel(CPU_FORM_KEYS, exact, q, keys, width, scores + t * 16);
 }
 
 static void score(const cpu_kernels *kernels, const float *q, const float *keys, size_t n,

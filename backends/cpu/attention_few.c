@@ -18,7 +18,6 @@
 #define TILE         CPU_ATTENTION_TILE
 #define STATE_FLOATS 16384 /* of an item's records */
 #define PIECE_KEYS   256   /* at least, in each of several pieces */
-#define CACHE_LINE   64
 #define ROW_WIDTH    CPU_SCATTERED_WIDTH
 #define ROW_TOKENS   8 /* of a layout that is not contiguous, converted at a time */
 
@@ -221,45 +220,25 @@ static void mix_run(few_state *state, uint64_t begin, uint64_t end, uint64_t ori
 
 /* ---- a tile of one head ---- */
 
-/* Up to where positions from `at` on, none of them past `end`, lie in one block. */
-static uint64_t run_end(const cpu_kv *kv, uint64_t at, uint64_t end) {
-  const uint64_t left = kv->block_tokens - at % kv->block_tokens;
-  return left < end - at ? at + left : end;
-}
-
-/* Asks for the rows of positions begin to end - 1: a head's rows of one block are too short a run
- * for the processor to see by itself. Rows whose elements are scattered are left alone. */
-static void fetch(const attention_item *item, const cpu_kv *kv, uint64_t begin, uint64_t end) {
-  const size_t row_bytes = kv->width * kv->element_bytes;
-  for (uint64_t at = begin; kv->contiguous && at < end; at = run_end(kv, at, end)) {
-    const unsigned char *rows = cpu_kv_at(kv, (uint64_t)item->blocks[at / kv->block_tokens],
-                                          at % kv->block_tokens, item->kv_head);
-    const uint64_t n = run_end(kv, at, end) - at;
-    for (uint64_t t = 0; t < n; t++)
-      for (size_t j = 0; j < row_bytes; j += CACHE_LINE)
-        __builtin_prefetch(rows + t * kv->token_bytes + j, 0, 2);
-  }
-}
-
 /* Keys of positions begin to end - 1, at most TILE of them; the item goes on to `last`. */
 static void run_tile(few_state *state, uint64_t begin, uint64_t end, uint64_t last) {
   const attention_item *item = &state->item;
   const cpu_kv *k = &item->job->k;
   const uint64_t next = end + TILE < last ? end + TILE : last;
-  fetch(item, k, end, next);
-  for (uint64_t at = begin; at < end; at = run_end(k, at, end))
+  attention_fetch(item, k, end, next);
+  for (uint64_t at = begin; at < end; at = attention_run_end(k, at, end))
     score_block(state,
                 cpu_kv_row_at(k, (uint64_t)item->blocks[at / k->block_tokens], at % k->block_tokens,
                               item->kv_head),
-                run_end(k, at, end) - at, at - begin);
+                attention_run_end(k, at, end) - at, at - begin);
   for (uint64_t i = 0; i < item->n; i++) {
     const uint64_t from = state->begin[i] > begin ? state->begin[i] : begin;
     const uint64_t to = state->end[i] < end ? state->end[i] : end;
     if (from < to) weigh_query(state, i, from - begin, to - begin);
   }
-  fetch(item, &item->job->v, end, next);
-  for (uint64_t at = begin; at < end; at = run_end(k, at, end))
-    mix_run(state, at, run_end(k, at, end), begin);
+  attention_fetch(item, &item->job->v, end, next);
+  for (uint64_t at = begin; at < end; at = attention_run_end(k, at, end))
+    mix_run(state, at, attention_run_end(k, at, end), begin);
 }
 
 /* ---- items ---- */

@@ -18,7 +18,8 @@
 #define GROUPS (CPU_MANY_QUERIES / LANES)
 
 typedef struct many_state {
-  _Alignas(64) float q[CPU_MANY_FLOATS];    /* of a group: width x 16, as the form packs them */
+  /* (groups, width + CPU_FORM_EXTRA, 16), as the form packs them */
+  _Alignas(64) float q[CPU_MANY_FLOATS + GROUPS * CPU_FORM_EXTRA * LANES];
   _Alignas(64) float sums[CPU_MANY_FLOATS]; /* (groups, v_width rounded up to 16, 16) */
   _Alignas(64) float keys[TILE * (CPU_MANY_WIDTH + 15)];
   _Alignas(64) float values[TILE * (CPU_MANY_WIDTH + 15)];
@@ -43,7 +44,8 @@ uint64_t cpu_attention_most(uint64_t k_width, uint64_t v_width) {
 
 /* ---- float32: panels of 8 keys, and of 8 columns of V or those that are left ---- */
 
-static void float_queries(const float *rows, size_t n, size_t width, float *out) {
+static void float_queries(const float *rows, size_t n, size_t width, bool exact, float *out) {
+  (void)exact;
   for (size_t j = 0; j < width; j++)
     for (size_t i = 0; i < LANES; i++)
       out[j * LANES + i] = i < n ? rows[i * width + j] : 0;
@@ -131,37 +133,56 @@ static void begin_queries(const attention_item *item, many_state *state) {
     for (uint64_t j = 0; j < width; j++)
       state->rows[i % LANES * width + j] = q[j] * scale;
     if (i % LANES == LANES - 1 || i == item->n - 1)
-      job->form->pack_queries(state->rows, i % LANES + 1, width,
-                              state->q + i / LANES * width * LANES);
+      job->form->pack_queries(state->rows, i % LANES + 1, width, job->exact_keys,
+                              state->q + i / LANES * (width + CPU_FORM_EXTRA) * LANES);
   }
 }
 
+/* Eight columns of sixteen queries at a time; sums has rows up to a multiple of 16. */
 static void end_queries(const attention_item *item, const many_state *state) {
   const attention_job *job = item->job;
   const uint64_t width = job->v.width;
-  for (uint64_t i = 0; i < item->n; i++) {
-    float *out = attention_row(item, &job->out, i, width);
-    const float *sums = state->sums + i / LANES * padded(width) * LANES + i % LANES;
-    const float scale = 1 / state->total[i];
-    for (uint64_t j = 0; j < width; j++)
-      out[j] = sums[j * LANES] * scale;
+  for (uint64_t i = 0; i < item->n; i += LANES) {
+    const float *sums = state->sums + i * padded(width);
+    const uint64_t lanes = item->n - i < LANES ? item->n - i : LANES;
+    for (uint64_t j = 0; j < width; j += 8) {
+      float turned[LANES * 8];
+      job->kernels->transpose8(sums + j * LANES, LANES, LANES, turned);
+      for (uint64_t c = 0; c < lanes; c++) {
+        float *out = attention_row(item, &job->out, i + c, width) + j;
+        const float scale = 1 / state->total[i + c];
+        const uint64_t n = width - j < 8 ? width - j : 8;
+        for (uint64_t k = 0; k < n; k++)
+          out[k] = turned[c * 8 + k] * scale;
+      }
+    }
   }
 }
 
 /* ---- a tile's keys and values ---- */
 
-/* Rows of positions begin to end - 1, float32; zeros up to the end of the tile. */
+/* Rows of positions begin to end - 1, float32; zeros up to the end of the tile. Where a head's rows
+ * of a block follow each other, they are converted at once. */
 static void load_rows(const attention_item *item, const cpu_kv *kv, uint64_t begin, uint64_t end,
                       float *rows) {
-  const uint64_t n = end - begin;
-  for (uint64_t t = 0; t < n; t++) {
-    const uint64_t at = begin + t;
-    cpu_kv_load(item->job->kernels, kv,
-                cpu_kv_row_at(kv, (uint64_t)item->blocks[at / kv->block_tokens],
-                              at % kv->block_tokens, item->kv_head),
-                rows + t * kv->width);
+  const cpu_kernels *kernels = item->job->kernels;
+  const uint64_t width = kv->width;
+  const bool at_once =
+      kv->contiguous && kv->scales_at == 0 && kv->token_bytes == width * kv->element_bytes;
+  float *to = rows;
+  for (uint64_t at = begin; at < end;) {
+    const uint64_t in_block = at % kv->block_tokens, n = attention_run_end(kv, at, end) - at;
+    const uint64_t block = (uint64_t)item->blocks[at / kv->block_tokens];
+    if (at_once)
+      kernels->to_f32[cpu_kv_index(kv->dtype)](to, cpu_kv_at(kv, block, in_block, item->kv_head),
+                                               n * width);
+    for (uint64_t t = 0; !at_once && t < n; t++)
+      cpu_kv_load(kernels, kv, cpu_kv_row_at(kv, block, in_block + t, item->kv_head),
+                  to + t * width);
+    to += n * width;
+    at += n;
   }
-  memset(rows + n * kv->width, 0, (TILE - n) * kv->width * sizeof *rows);
+  memset(to, 0, (TILE - (end - begin)) * width * sizeof *rows);
 }
 
 static bool all_finite(const float *x, uint64_t n) {
@@ -227,8 +248,8 @@ static void run_group(const attention_item *item, many_state *state, uint64_t gr
   const uint64_t seen = ends[LANES - 1] < end ? ends[LANES - 1] : end;
   const uint64_t n = (seen - begin + ROWS - 1) / ROWS * ROWS;
   float *scores = state->scores, *sums = state->sums + group * padded(job->v.width) * LANES;
-  form->score(job->kernels, state->q + group * job->k.width * LANES, state->keys, n, job->k.width,
-              job->exact_keys, scores);
+  form->score(job->kernels, state->q + group * (job->k.width + CPU_FORM_EXTRA) * LANES, state->keys,
+              n, job->k.width, job->exact_keys, scores);
   if (job->soft_cap != 0) cap_scores(job, n, scores);
   const uint64_t hidden = begins[LANES - 1] > begin ? begins[LANES - 1] - begin : 0;
   const uint64_t common = ends[0] > begin ? ends[0] - begin : 0;
@@ -252,6 +273,8 @@ void cpu_attention_many(const attention_item *item) {
   for (uint64_t at = attention_begin(item, 0); at < last; at += TILE) {
     const uint64_t end = at + TILE < last ? at + TILE : last;
     load_tile(item, &state, at, end);
+    attention_fetch(item, &item->job->k, end, end + TILE < last ? end + TILE : last);
+    attention_fetch(item, &item->job->v, end, end + TILE < last ? end + TILE : last);
     const bool all_see = at >= latest_begin && end <= state.end[0];
     const bool finite = all_see || all_finite(state.rows, (end - at) * width);
     for (uint64_t group = 0; group < groups_of(item); group++)

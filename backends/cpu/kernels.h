@@ -28,17 +28,19 @@
 
 /* Attention of many queries as two matmuls a tile of keys; attention_many.c says how. A group is 16
  * queries, the lanes of a vector; n keys are a multiple of CPU_FORM_KEYS, at most a tile of
- * CPU_FORM_TILE. Packed forms are the form's own: queries take width x 16 floats of memory at most,
- * keys and values of a tile CPU_FORM_TILE x (width + 15) each. */
-#define CPU_FORM_KEYS 8
-#define CPU_FORM_TILE 64
+ * CPU_FORM_TILE. Packed forms are the form's own: queries take (width + CPU_FORM_EXTRA) x 16 floats
+ * of memory at most, keys and values of a tile CPU_FORM_TILE x (width + 15) each. */
+#define CPU_FORM_KEYS  8
+#define CPU_FORM_TILE  64
+#define CPU_FORM_EXTRA 3
 
 struct cpu_kernels;
 typedef struct cpu_attention_form {
   float unit; /* scores are in powers of e to this: 1, or log2(e) for powers of 2 */
-  /* rows (n, width), at most 16: one group. Lanes past n are zero. */
-  void (*pack_queries)(const float *rows, size_t n, size_t width, float *out);
-  /* rows (CPU_FORM_TILE, width), zero past n. `exact`: the keys are bf16 numbers. */
+  /* rows (n, width), at most 16: one group. Lanes past n are zero. `exact`, here and below: keys
+   * are bf16 numbers. */
+  void (*pack_queries)(const float *rows, size_t n, size_t width, bool exact, float *out);
+  /* rows (CPU_FORM_TILE, width), zero past n. */
   void (*pack_keys)(const struct cpu_kernels *kernels, const float *rows, size_t n, size_t width,
                     bool exact, float *out);
   void (*pack_values)(const float *rows, size_t n, size_t width, float *out);
