@@ -316,6 +316,18 @@ static void a_choice_is_made_once_a_shape(void **state) {
   give_back(&p);
 }
 
+/* An algorithm is good for the rows that it was chosen for. */
+static void another_number_of_rows_is_another_choice(void **state) {
+  (void)state;
+  for (uint32_t more = 0; more < 3; more++) {
+    product c = halves[0];
+    c.n += more;
+    run(&c);
+  }
+  assert_int_equal(f.blas_questions(), 3);
+  assert_int_equal(f.blas_matmuls(), 3);
+}
+
 static void a_recorded_product_repeats_with_new_bytes(void **state) {
   (void)state;
   cs_error error = CS_ERROR_INIT;
@@ -481,6 +493,7 @@ int main(void) {
                                      TEST(many_rows_of_halves_go_to_cublaslt),
                                      TEST(a_soft_cap_stays_with_the_own_kernels),
                                      TEST(a_choice_is_made_once_a_shape),
+                                     TEST(another_number_of_rows_is_another_choice),
                                      TEST(a_recorded_product_repeats_with_new_bytes),
                                      TEST(a_failing_library_is_told_once_and_done_without),
                                      TEST(products_in_fp8_err_as_e4m3_does),
