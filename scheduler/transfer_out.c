@@ -112,6 +112,11 @@ static cs_status find_port(cs_sender *sender, cs_device *device, uint32_t dtype,
   return status;
 }
 
+static cs_status tell(const cs_sending *sending, const cs_message *message, cs_error *error) {
+  const cs_status status = cs_link_send_message(sending->to, message, sending->wait_us, error);
+  return status ? cs_error_prefix(error, status, "KV to the decode worker") : CS_OK;
+}
+
 static cs_status send_piece(cs_sender *sender, const send_job *job, const void *wire, uint64_t sum,
                             cs_error *error) {
   cs_sending *const sending = job->sending;
@@ -130,7 +135,7 @@ static cs_status send_piece(cs_sender *sender, const send_job *job, const void *
                                         .place = job->place,
                                         .sum = sum,
                                         .payload = {wire, job->place ? 0 : bytes}}};
-  return cs_link_send_message(sending->to, &message, sending->wait_us, error);
+  return tell(sending, &message, error);
 }
 
 static cs_port_range range_of(const send_job *job) {
@@ -266,7 +271,7 @@ static void end_sending(cs_sender *sender, send_job *job) {
                                 .end = {.n_pieces = sending->n_pieces,
                                         .since_first_us = now_us - first_us,
                                         .since_prefill_us = now_us - job->prefill_end_us}};
-    const cs_status status = cs_link_send_message(sending->to, &message, sending->wait_us, &error);
+    const cs_status status = tell(sending, &message, &error);
     if (status) fail(sending, status, &error);
   }
   const cs_message sent = {

@@ -14,7 +14,7 @@ if(TARGET consort_ucx)
   add_dependencies(scheduler_door_test consort_ucx)
   add_dependencies(scheduler_fabric_test consort_ucx)
   # UCX watches munmap, which ASan's signal stacks do not survive.
-  set_property(TEST scheduler_remote_test APPEND PROPERTY
+  set_property(TEST scheduler_remote_test scheduler_fabric_test APPEND PROPERTY
     ENVIRONMENT "ASAN_OPTIONS=use_sigaltstack=0")
 endif()
 
@@ -83,7 +83,7 @@ if(TARGET consort_ucx)
   add_test(NAME transfer_bench COMMAND transfer_bench 4 12 1048576 1)
   set_tests_properties(transfer_bench PROPERTIES LABELS unit TIMEOUT 120)
   if(CONSORT_SANITIZE STREQUAL "thread")
-    set_property(TEST scheduler_door_test scheduler_remote_test transfer_bench APPEND PROPERTY
+    set_property(TEST scheduler_door_test scheduler_fabric_test scheduler_remote_test transfer_bench APPEND PROPERTY
       ENVIRONMENT "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp")
   endif()
 endif()
