@@ -286,7 +286,7 @@ static cs_status run_pairs(const bench_test *test, cs_bench_limits *limits,
   token.n_output = 2;
   double shares[PAIRS];
   for (int i = 0; i < PAIRS; i++) {
-    double read_rate, tokens_per_s;
+    double read_rate = 0, tokens_per_s = 0;
     cs_status status = cs_host_reader_pass(limits->reader, &read_rate, error);
     if (status == CS_OK) status = run_once(&token, &tokens_per_s, error);
     if (status != CS_OK) return status;

@@ -1,12 +1,13 @@
 /* The network's thread: sockets of strangers and of peers, the fabric, and time. Other threads only
  * leave something for it (a connection, a frame, a credit) and wake it.
  *
- * As long as anything moves it does not sleep; then it arms the fabric's descriptor and polls until
- * the next beat, so that an idle process costs nothing but its beats. */
+ * As long as anything moves, and a moment longer, it does not sleep; then it arms the fabric's
+ * descriptor and polls until the next beat, so that an idle process costs nothing but its beats. */
 #include "scheduler/net.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -21,6 +22,7 @@
 #define TICK_MS        100
 #define IDLE_TICK_MS   1000
 #define BUSY_POLL_US   UINT64_C(1000) /* between looks at sockets while messages move */
+#define LINGER_US      UINT64_C(60)   /* after the last message: the next one often follows */
 #define MAX_GAP_US     UINT64_C(400000)
 #define MIN_SILENCE_MS 500
 #define MAX_SILENCE_MS 600000
@@ -298,7 +300,7 @@ static bool is_stopping(cs_net *net) {
 static void *net_main(void *argument) {
   cs_net *const net = argument;
   net_poll polled = {.n = 0};
-  uint64_t last_us = cs_now_us(), polled_us = 0;
+  uint64_t last_us = cs_now_us(), polled_us = 0, moved_us = 0;
   while (!is_stopping(net)) {
     adopt_incoming(net);
     const bool worked = progress_fabric(net);
@@ -312,6 +314,11 @@ static void *net_main(void *argument) {
     expire_doors(net, now_us);
     shut_when_late(net, now_us);
     const bool more = progress_fabric(net) || worked;
+    if (more) moved_us = now_us;
+    if (!more && now_us - moved_us < LINGER_US) {
+      sched_yield();
+      continue;
+    }
     const bool sleeps = !more && net->options.table->arm(net->fabric);
     const bool busy = net->connections || (net->doors && polled.n_doors > 0);
     if (!sleeps && now_us - polled_us < BUSY_POLL_US) continue;
