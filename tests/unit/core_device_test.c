@@ -432,13 +432,16 @@ static void a_lost_device_stays_lost(void **state) {
 
 static void a_deadline_leaves_the_work_running(void **state) {
   (void)state;
-  desk d = open_desk("fake:0?hang_op=1&hang_ms=300");
+  harness_hang hang = harness_hang_open("fake:0?hang_op=1&hang_fd=");
+  desk d = open_desk(hang.spec);
   cs_tensor t[3];
   const cs_op op = add_op(&d, t);
   assert_ok(cs_stream_ops(d.stream, &op, 1, NULL, error));
   assert_fails(CS_TIMEOUT, "", cs_stream_synchronize(d.stream, 20000, error));
+  harness_hang_end(&hang);
   assert_ok(cs_stream_synchronize(d.stream, 10000000, error));
   close_desk(&d);
+  harness_hang_close(&hang);
 }
 
 int main(void) {

@@ -392,13 +392,16 @@ static void a_lost_device_names_the_op_and_refuses_the_next_run(void **state) {
 static void a_step_that_hangs_ends_at_its_deadline(void **state) {
   (void)state;
   const recipe r = {17, 20, 0};
-  rig g = open_rig(&r, "fake:0?hang_op=5&hang_ms=400", NULL, false, 50000);
+  harness_hang hang = harness_hang_open("fake:0?hang_op=5&hang_fd=");
+  rig g = open_rig(&r, hang.spec, NULL, false, 50000);
   fill_inputs(g.step, 1);
   assert_ok(cs_step_run(g.step, NULL, NULL, error));
   assert_fails(CS_TIMEOUT, "a step did not end within 50 ms", cs_step_wait(g.step, error));
   assert_fails(CS_TIMEOUT, "an earlier step has never ended",
                cs_step_run(g.step, NULL, NULL, error));
+  harness_hang_end(&hang);
   close_rig(&g);
+  harness_hang_close(&hang);
 }
 
 static void an_executor_may_go_while_a_step_runs(void **state) {

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "core/device.h"
 #include "core/error.h"
@@ -42,6 +44,35 @@ static inline cs_runtime *harness_runtime(const char *folder) {
                                       .log_sink = harness_drop_line};
   if (cs_runtime_create(&options, &runtime, &error) != CS_OK) fail_msg("%s", error.message);
   return runtime;
+}
+
+/* A pair of sockets for what hangs in a fake plugin, which is given the second end. */
+typedef struct harness_hang {
+  int ends[2];
+  char spec[64];
+} harness_hang;
+
+/* `device` ends with the name of the option: "fake:0?hang_op=1&hang_fd=". */
+static inline harness_hang harness_hang_open(const char *device) {
+  harness_hang hang;
+  assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, hang.ends), 0);
+  snprintf(hang.spec, sizeof hang.spec, "%s%d", device, hang.ends[1]);
+  return hang;
+}
+
+/* Returns when it hangs. */
+static inline void harness_hang_wait(const harness_hang *hang) {
+  char byte;
+  assert_int_equal(read(hang->ends[0], &byte, 1), 1);
+}
+
+static inline void harness_hang_end(const harness_hang *hang) {
+  assert_int_equal(write(hang->ends[0], "", 1), 1);
+}
+
+static inline void harness_hang_close(harness_hang *hang) {
+  close(hang->ends[0]);
+  close(hang->ends[1]);
 }
 
 static inline cs_device *harness_device(cs_runtime *runtime, const char *spec) {

@@ -185,27 +185,29 @@ static void waiting_for_the_end_of_a_chain_counts_for_all_of_it(void **state) {
   close_desk(&d);
 }
 
-static void *fill_slowly(void *argument) {
+static void *fill(void *argument) {
   const desk *d = argument;
-  cs_stream_fill(d->stream, d->buffer, 0, 64, 0, NULL); /* stays in the call for 200 ms */
+  cs_stream_fill(d->stream, d->buffer, 0, 64, 0, NULL);
   return NULL;
 }
 
 static void a_stream_used_by_two_threads_at_once_is_found(void **state) {
   (void)state;
-  desk d = open_desk("fake:0?enqueue_us=200000");
+  harness_hang hang = harness_hang_open("fake:0?fill_fd=");
+  desk d = open_desk(hang.spec);
   uint8_t byte = 0;
   pthread_t thread;
-  pthread_create(&thread, NULL, fill_slowly, &d);
-  const struct timespec time = {0, 50000000};
-  nanosleep(&time, NULL);
+  pthread_create(&thread, NULL, fill, &d);
+  harness_hang_wait(&hang); /* the call is under way */
   assert_fails(CS_INVALID_ARGUMENT, "a stream is used by two threads at once",
                cs_stream_upload(d.stream, d.buffer, 0, &byte, 1, error));
+  harness_hang_end(&hang);
   pthread_join(thread, NULL);
   assert_ok(cs_stream_upload(d.stream, d.buffer, 0, &byte, 1, error));
   assert_ok(cs_stream_synchronize(d.stream, 10000000, error));
   assert_found(1, "fake:0");
   close_desk(&d);
+  harness_hang_close(&hang);
 }
 
 static void objects_that_stay_alive_are_reported(void **state) {

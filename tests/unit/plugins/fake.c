@@ -2,15 +2,17 @@
  * on demand. Faults of a start are chosen when it is compiled (FAKE_FAULT), faults of a run by
  * device options:
  *   deny=NAME+NAME  op_query says no          fail_op=N   the Nth op fails
- *   lost_op=N       the Nth op loses the device   hang_op=N, hang_ms=M   the Nth op takes M ms
- *   delay_us=N      every op takes that long  staging=0   the host cannot reach its memory
- *   refuse_op=N     the Nth enqueue is refused at once   enqueue_us=N   a fill's call takes long */
+ *   lost_op=N       the Nth op loses the device   refuse_op=N the Nth enqueue is refused at once
+ *   delay_us=N      every op takes that long      staging=0   the host cannot reach its memory
+ *   hang_op=N, hang_fd=F   the Nth op hangs       fill_fd=F   the call that enqueues a fill hangs
+ * What hangs says a byte on the socket F and goes on when one comes back. */
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "consort/plugin.h"
 #include "consort/sdk.h"
@@ -55,7 +57,7 @@ struct cs_plugin_device {
   const cs_host *host;
   uint32_t index;
   char deny[64];
-  uint64_t fail_op, lost_op, hang_op, hang_ms, delay_us, refuse_op, enqueue_us;
+  uint64_t fail_op, lost_op, hang_op, hang_fd, delay_us, refuse_op, fill_fd;
   bool staging;
   atomic_ullong n_ops;      /* run so far */
   atomic_ullong n_enqueued; /* calls so far */
@@ -133,10 +135,10 @@ static uint64_t *number_option(cs_plugin_device *device, const char *key) {
   if (strcmp(key, "fail_op") == 0) return &device->fail_op;
   if (strcmp(key, "lost_op") == 0) return &device->lost_op;
   if (strcmp(key, "hang_op") == 0) return &device->hang_op;
-  if (strcmp(key, "hang_ms") == 0) return &device->hang_ms;
+  if (strcmp(key, "hang_fd") == 0) return &device->hang_fd;
   if (strcmp(key, "delay_us") == 0) return &device->delay_us;
   if (strcmp(key, "refuse_op") == 0) return &device->refuse_op;
-  if (strcmp(key, "enqueue_us") == 0) return &device->enqueue_us;
+  if (strcmp(key, "fill_fd") == 0) return &device->fill_fd;
   return NULL;
 }
 
@@ -230,6 +232,11 @@ static void sleep_us(uint64_t us) {
   nanosleep(&time, NULL);
 }
 
+static void hang(uint64_t socket) {
+  char byte = 0;
+  if (write((int)socket, &byte, 1) == 1) (void)!read((int)socket, &byte, 1);
+}
+
 typedef struct ops_payload {
   cs_sdk_ops *ops;
 } ops_payload;
@@ -240,7 +247,7 @@ static cs_status run_ops(void *context, void *payload, cs_error *error) {
   for (uint32_t i = 0; i < ops->n_ops; i++) {
     const uint64_t number = atomic_fetch_add(&device->n_ops, 1) + 1;
     if (device->delay_us) sleep_us(device->delay_us);
-    if (number == device->hang_op) sleep_us(device->hang_ms * 1000);
+    if (number == device->hang_op) hang(device->hang_fd);
     if (number == device->fail_op || number == device->lost_op) {
       const cs_status code = number == device->lost_op ? CS_DEVICE_LOST : CS_FAILED;
       cs_sdk_error(error, code, 42, "injected");
@@ -355,7 +362,7 @@ static cs_status stream_copy(cs_plugin_stream *stream, cs_plugin_memory *to, uin
 
 static cs_status stream_fill(cs_plugin_stream *stream, cs_plugin_memory *to, uint64_t offset,
                              uint64_t bytes, uint32_t value, cs_error *error) {
-  if (stream->device->enqueue_us) sleep_us(stream->device->enqueue_us);
+  if (stream->device->fill_fd) hang(stream->device->fill_fd);
   return push_move(stream, &(move_payload){to->data + offset, NULL, bytes, value}, error);
 }
 
