@@ -168,17 +168,31 @@ static cs_status delay_launch(cs_plugin_stream *stream, cs_error *error) {
   return cs_sdk_queue_push(stream->device->timer, signal_late, &late, sizeof late, error);
 }
 
-/* The stream waits for a gate; the gate fails with `status`, or stays as it is when it is CS_OK. */
-static cs_status stop_stream(cs_plugin_stream *stream, cs_status reason_code, cs_error *error) {
+/* The stream waits for a gate; the gate fails for `reason`, or stays as it is when that is NULL. */
+static cs_status stop_stream(cs_plugin_stream *stream, const cs_error *reason, cs_error *error) {
   cs_plugin_semaphore *gate;
   const fault_target *target = stream->device->target;
   cs_status status = fault_gate_create(stream->device, &gate, error);
   if (status == CS_OK) status = target->stream.stream_wait(stream->inner, gate, 1, error);
-  if (status != CS_OK || reason_code == CS_OK) return status;
+  if (status != CS_OK || !reason) return status;
+  return target->semaphore.semaphore_fail(gate, reason, error);
+}
+
+static cs_status fail_launch(cs_plugin_stream *stream, cs_error *error) {
   cs_error reason = CS_ERROR_INIT;
-  cs_sdk_error(&reason, reason_code, 0, "the launch failed, as CONSORT_FAULT asked");
+  cs_sdk_error(&reason, stream->device->plan.launch_status, 0,
+               "the launch failed, as CONSORT_FAULT asked");
   reason.op_index = 0;
-  return target->semaphore.semaphore_fail(gate, &reason, error);
+  return stop_stream(stream, &reason, error);
+}
+
+/* The device is lost first: what the launch fails for and what every semaphore fails for is then
+ * the same, whichever is heard of first. */
+static cs_status lose_in_launch(cs_plugin_stream *stream, cs_error *error) {
+  cs_error reason = CS_ERROR_INIT;
+  fault_lose(stream->device);
+  fault_check_lost(stream->device, &reason);
+  return stop_stream(stream, &reason, error);
 }
 
 cs_status fault_before_launch(cs_plugin_stream *stream, cs_error *error) {
@@ -189,13 +203,11 @@ cs_status fault_before_launch(cs_plugin_stream *stream, cs_error *error) {
   const uint32_t number = atomic_fetch_add(&device->n_launches, 1) + 1;
   if (plan->on[FAULT_CRASH] && number == plan->argument[FAULT_CRASH]) __builtin_trap();
   if (plan->on[FAULT_LAUNCH] && number == plan->argument[FAULT_LAUNCH])
-    status = stop_stream(stream, plan->launch_status, error);
+    status = fail_launch(stream, error);
   if (plan->on[FAULT_HANG] && number == plan->argument[FAULT_HANG])
-    status = stop_stream(stream, CS_OK, error);
-  if (plan->on[FAULT_LOST] && number == plan->argument[FAULT_LOST]) {
-    status = stop_stream(stream, CS_DEVICE_LOST, error);
-    fault_lose(device);
-  }
+    status = stop_stream(stream, NULL, error);
+  if (plan->on[FAULT_LOST] && number == plan->argument[FAULT_LOST])
+    status = lose_in_launch(stream, error);
   if (status == CS_OK && stream->gate) status = delay_launch(stream, error);
   return status;
 }
