@@ -46,7 +46,7 @@ def run(plugin: str, *arguments: str, fault: str | None = None, json_report: boo
         plugin = FAULT
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        command = [KIT, plugin, "--quick", "--no-speed", *arguments]
+        command = [KIT, plugin, "--quick", "--no-speed", "--seed", "1", *arguments]
         if json_report:
             command += ["--json", str(path)]
         begin = time.monotonic()
