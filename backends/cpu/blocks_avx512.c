@@ -13,6 +13,30 @@
 #define PREFETCH_ROWS 4
 #define Q8_OFFSET     128
 
+/* Rounds up or down some of the quants that lie in between, until their sum is that of `exact`:
+ * weights of a block with minima have a mean far from zero, and it meets the sum of all errors. An
+ * element at the bound of int8 has no error to give, so it stays. */
+static void keep_sum(const __m512 exact[2], __m512i q[2]) {
+  __m512 rest[2];
+  for (int i = 0; i < 2; i++)
+    rest[i] = _mm512_sub_ps(exact[i], _mm512_cvtepi32_ps(q[i]));
+  const float sum = _mm512_reduce_add_ps(_mm512_add_ps(rest[0], rest[1]));
+  const int step = sum < 0 ? -1 : 1;
+  const __m512 float_step = _mm512_set1_ps((float)step);
+  for (int missing = _mm_cvtss_si32(_mm_set_ss(sum)); missing != 0; missing -= step) {
+    const __m512 larger =
+        _mm512_max_ps(_mm512_mul_ps(rest[0], float_step), _mm512_mul_ps(rest[1], float_step));
+    const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(larger) * (float)step);
+    uint32_t found = _mm512_cmp_ps_mask(rest[0], largest, _CMP_EQ_OQ) |
+                     (uint32_t)_mm512_cmp_ps_mask(rest[1], largest, _CMP_EQ_OQ) << 16;
+    found &= -found;
+    for (int i = 0; i < 2; i++, found >>= 16) {
+      q[i] = _mm512_mask_add_epi32(q[i], (__mmask16)found, q[i], _mm512_set1_epi32(step));
+      rest[i] = _mm512_mask_sub_ps(rest[i], (__mmask16)found, rest[i], float_step);
+    }
+  }
+}
+
 /* 8 blocks under one scale. */
 static void quantize_super(const float *x, uint32_t row, uint32_t rows, cpu_x_extra extra,
                            int32_t offset, char *panel) {
@@ -30,18 +54,20 @@ static void quantize_super(const float *x, uint32_t row, uint32_t rows, cpu_x_ex
   char *const extras = scales + (size_t)rows * 4;
   memcpy(scales + (size_t)row * 4, &scale, 4);
   for (uint32_t b = 0; b < CPU_SUPER; b++, x += CPU_BLOCK) {
-    const __m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inverse));
-    const __m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), inverse));
-    char *const q = panel + ((size_t)b * rows + row) * CPU_BLOCK;
-    _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8(low));
-    _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtepi32_epi8(high));
+    const __m512 exact[2] = {_mm512_mul_ps(_mm512_loadu_ps(x), inverse),
+                             _mm512_mul_ps(_mm512_loadu_ps(x + 16), inverse)};
+    __m512i q[2] = {_mm512_cvtps_epi32(exact[0]), _mm512_cvtps_epi32(exact[1])};
+    if (extra == CPU_X_SUPER_SUMS && !broken) keep_sum(exact, q);
+    char *const to = panel + ((size_t)b * rows + row) * CPU_BLOCK;
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(q[0]));
+    _mm_storeu_si128((__m128i *)(to + 16), _mm512_cvtepi32_epi8(q[1]));
     if (extra == CPU_X_SUPER_SUMS) {
-      const int32_t sum = broken ? 0 : _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+      const int32_t sum = broken ? 0 : _mm512_reduce_add_epi32(_mm512_add_epi32(q[0], q[1]));
       const int16_t narrow = (int16_t)sum; /* at most 32 * 127 */
       memcpy(extras + ((size_t)b / 2 * rows + row) * 4 + b % 2 * 2, &narrow, 2);
     } else {
-      const int32_t starts[2] = {broken ? 0 : -offset * _mm512_reduce_add_epi32(low),
-                                 broken ? 0 : -offset * _mm512_reduce_add_epi32(high)};
+      const int32_t starts[2] = {broken ? 0 : -offset * _mm512_reduce_add_epi32(q[0]),
+                                 broken ? 0 : -offset * _mm512_reduce_add_epi32(q[1])};
       memcpy(extras + ((size_t)b * 2 * rows + row) * 4, &starts[0], 4);
       memcpy(extras + ((size_t)(b * 2 + 1) * rows + row) * 4, &starts[1], 4);
     }

@@ -4,8 +4,8 @@ set(CONSORT_KIT_BADGES Core,LLM-dense,LLM-quant,Disaggregated)
 set(CONSORT_TEST_REPORTS ${CMAKE_BINARY_DIR}/tests/reports)
 file(MAKE_DIRECTORY ${CONSORT_TEST_REPORTS})
 
-# The same inputs each time: one seed in some fifty finds what docs/known-limits.md says of Q4_K.
-set(CONSORT_KIT_SEED 1)
+# The same inputs each time, of a seed that has found a fault: sums of quants that were off (Q4_K).
+set(CONSORT_KIT_SEED 40040)
 
 function(consort_add_conformance_test plugin badges)
   if(NOT TARGET consort_plugin_${plugin} OR NOT TARGET consort-cts)
